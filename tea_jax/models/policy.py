@@ -1,0 +1,63 @@
+"""Policy: a model, its weights and its tokenizer, as pure functions of explicit parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tea_jax.models import causal_lm
+from tea_jax.models.attention import AttentionKind
+from tea_jax.models.causal_lm import Params, Remat
+from tea_jax.models.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Policy:
+  """A language model to sample from and to train.
+
+  Every method takes `params` explicitly, so that it can be differentiated, jitted and called with
+  other weights (a reference policy, merged adapters) than the ones the policy carries.
+
+  Attributes:
+    config: shape and options of the model.
+    params: float32 master weights, a plain nested dict (see `causal_lm`).
+    tokenizer: a `transformers` tokenizer, or None.
+    compute_dtype: of activations and matrix products; norms, softmax and log-probs are float32.
+    remat: what the backward pass recomputes, see `causal_lm.run_layers`.
+    scan_layers: scan over the stacked layers, or unroll them.
+    attention: see `attention.causal_attention`.
+  """
+
+  config: ModelConfig
+  params: Params
+  tokenizer: Any = None
+  compute_dtype: Literal["float32", "bfloat16"] = "float32"
+  remat: Remat = "none"
+  scan_layers: bool = True
+  attention: AttentionKind = "auto"
+
+  @property
+  def dtype(self) -> Any:
+    return jnp.dtype(self.compute_dtype)
+
+  def hidden_states(
+    self, params: Params, tokens: Int[Array, "B T"], lengths: Int[Array, "B"] | None = None
+  ) -> Float[Array, "B T D"]:
+    """Final hidden states of left-aligned rows; see `causal_lm.hidden_states`."""
+    return causal_lm.hidden_states(
+      self.config,
+      params,
+      tokens,
+      lengths,
+      dtype=self.dtype,
+      scan=self.scan_layers,
+      remat=self.remat,
+      attention=self.attention,
+    )
+
+  def logits(self, params: Params, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+    """Float32 logits of hidden states; see `causal_lm.logits`."""
+    return causal_lm.logits(self.config, params, hidden)
