@@ -1,0 +1,26 @@
+"""Advantage rules: rewards of groups of rollouts in, advantages out."""
+
+from tea_jax.advantages.group_relative import bon_max_mean, bon_max_second, grpo, rloo
+from tea_jax.advantages.max_at_k import max_at_k
+from tea_jax.advantages.oracle import best_of_n_oracle
+from tea_jax.advantages.rule import (
+  AdvantageRule,
+  GroupRule,
+  available_advantages,
+  make_advantage,
+  register_advantage,
+)
+
+__all__ = [
+  "AdvantageRule",
+  "GroupRule",
+  "available_advantages",
+  "best_of_n_oracle",
+  "bon_max_mean",
+  "bon_max_second",
+  "grpo",
+  "make_advantage",
+  "max_at_k",
+  "register_advantage",
+  "rloo",
+]

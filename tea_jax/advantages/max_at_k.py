@@ -1,0 +1,142 @@
+"""max@k: an unbiased policy gradient of the expected best of k <= m rollouts."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from scipy.special import gammaln
+
+from tea_jax.advantages.group_relative import check_standardization
+from tea_jax.advantages.parts import group_sum, sort_rewards, standardize, unsort
+from tea_jax.advantages.rule import Group, GroupRule, register_advantage
+
+
+@register_advantage("max_at_k")
+def max_at_k(
+  *,
+  k: int | None = None,
+  normalize: bool = True,
+  leave_one_out: bool = False,
+  ddof: int = 0,
+  epsilon: float = 1e-8,
+) -> GroupRule:
+  """Transformed rewards of max@k, averaged over all subsets of k rollouts.
+
+  T_i = (1/C(m,k)) sum_{S, |S| = k, i in S} max_S r
+  leave_one_out: T_i = (1/C(m,k)) sum_{S, |S| = k, i in S} (max_S r - max_{S - i} r)
+
+  E[sum_i T_i score_i] is the gradient of E[max of k] exactly, for both; the second has less
+  variance (k = m is `bon_max_second`). Under a trainer that averages over rollouts it comes times
+  1/m. `normalize` standardises T over the group ("BoN mean" of arXiv 2605.10716), at the price of
+  exactness; k = 1 is then GRPO-Z.
+
+  Sorted ascending, T grows by C(i-1,k-1)/C(m,k) (leave-one-out: C(i,k-1)/C(m,k)) times the gap
+  from the i-th to the next reward: O(m log m), and ties need no rule.
+
+  Args:
+    k: the best of how many; None for half the group. With k = m all plain T are equal: zeros.
+      It stays as it is in a group of which some rollouts do not count.
+    normalize: standardise T over the group.
+    leave_one_out: subtract from each subset's maximum that of the subset without the rollout.
+    ddof, epsilon: see `grpo`.
+
+  Raises:
+    ValueError: if `k` is not a positive integer, or 1 with `leave_one_out` (that is `rloo`), or,
+      at the call, if k exceeds the number of rollouts.
+
+  Source: arXiv 2510.23393, eq. 9 and appendix A; arXiv 2605.10716, eqs. 23, 24.
+  """
+  if k is not None and (k != int(k) or k < 1):
+    raise ValueError(f"k={k} must be a positive integer, or None for half the group")
+  if leave_one_out and k == 1:
+    raise ValueError("leave_one_out needs k >= 2; for k=1 the rule is rloo")
+  check_standardization(ddof, epsilon)
+
+  def compute(group: Group) -> Array:
+    num_rollouts = group.rewards.shape[-1]
+    size = _subset_size(k, num_rollouts, leave_one_out)
+    degenerate = not leave_one_out and size == num_rollouts and num_rollouts > 1
+    if degenerate and normalize:
+      return jnp.zeros_like(group.rewards)
+    ascending, order = sort_rewards(group.rewards)
+    table = _gap_weights(num_rollouts, size, leave_one_out)
+    gaps = jnp.diff(ascending, axis=-1)
+    growth = jnp.cumsum(gaps * _rows(table, group), -1)
+    transformed = jnp.concatenate([jnp.zeros_like(ascending[..., :1]), growth], -1)
+    if not normalize and not leave_one_out:
+      lowest = _rows(_lowest_weights(num_rollouts, size), group)
+      transformed = transformed + group_sum(lowest * ascending, None)
+    transformed = unsort(transformed, order)
+    if group.where is not None:
+      transformed = jnp.where(group.count < size, 0, transformed)
+    if not normalize:
+      return transformed
+    return standardize(transformed, group, ddof=ddof, epsilon=epsilon)
+
+  # Groups of at most k (counted inside `compute`, as k may depend on m) get zeros as well.
+  minimum = 2 if k is None else max(2, k if leave_one_out or not normalize else k + 1)
+  return GroupRule(
+    "max_at_k",
+    compute,
+    {
+      "k": k,
+      "normalize": normalize,
+      "leave_one_out": leave_one_out,
+      "ddof": ddof,
+      "epsilon": epsilon,
+    },
+    minimum_rollouts=minimum,
+    scale_degree=0 if normalize else 1,
+  )
+
+
+def _subset_size(k: int | None, num_rollouts: int, leave_one_out: bool) -> int:
+  if k is None:
+    return max(2 if leave_one_out else 1, num_rollouts // 2)
+  return int(k)
+
+
+def _log_binomial(n, k) -> np.ndarray:
+  """log C(n, k) in float64, -inf outside 0 <= k <= n."""
+  n, k = np.broadcast_arrays(np.asarray(n, float), np.asarray(k, float))
+  inside = (k >= 0) & (k <= n)
+  safe_n, safe_k = np.where(inside, n, 0), np.where(inside, k, 0)
+  value = gammaln(safe_n + 1) - gammaln(safe_k + 1) - gammaln(safe_n - safe_k + 1)
+  return np.where(inside, value, -np.inf)
+
+
+def _binomial_ratio(upper, lower, count, k) -> np.ndarray:
+  """C(upper, lower) / C(count, k), 0 where count < k."""
+  denominator = _log_binomial(count, k)
+  return np.where(
+    np.isfinite(denominator),
+    np.exp(_log_binomial(upper, lower) - np.where(np.isfinite(denominator), denominator, 0)),
+    0.0,
+  )
+
+
+def _gap_weights(num_rollouts: int, k: int, leave_one_out: bool) -> np.ndarray:
+  """`[m + 1, m - 1]`: row n holds the weights of the gaps above the i-th of n, i = 1 ... m-1."""
+  count = np.arange(num_rollouts + 1)[:, None]
+  rank = np.arange(1, num_rollouts)[None, :]
+  upper = rank if leave_one_out else rank - 1
+  return np.where(rank < count, _binomial_ratio(upper, k - 1, count, k), 0.0)
+
+
+def _lowest_weights(num_rollouts: int, k: int) -> np.ndarray:
+  """`[m + 1, m]`: row n holds the weights of the ascending rewards in T of the lowest one."""
+  count = np.arange(num_rollouts + 1)[:, None]
+  rank = np.arange(1, num_rollouts + 1)[None, :]
+  if k == 1:
+    return np.where(rank == 1, 1.0, 0.0) / np.maximum(count, 1)
+  weights = _binomial_ratio(rank - 2, k - 2, count, k)
+  return np.where((rank >= k) & (rank <= count), weights, 0.0)
+
+
+def _rows(table: np.ndarray, group: Group) -> Array:
+  """The table's row of each group's size: static when every rollout counts."""
+  dtype = group.rewards.dtype
+  if group.where is None:
+    return jnp.asarray(table[group.count], dtype)
+  return jnp.asarray(table, dtype)[group.count[..., 0]]

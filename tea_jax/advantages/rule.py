@@ -1,0 +1,344 @@
+"""The contract of an advantage rule, the checks that every rule shares, and the registry.
+
+A rule maps the rewards of a group of rollouts to their advantages:
+
+  rule = tea_jax.tea(tail_fraction=0.25, budget=128)
+  advantages = rule(rewards)            # [..., num_rollouts] -> [..., num_rollouts]
+
+Some rules need more than rewards (a key, log-probabilities, answers): those are named inputs of one
+common signature, a rule ignores what it does not need, and says in one sentence what is missing.
+
+Axes: the last axis is the group, m = `num_rollouts`; leading axes are prompts. `n <= m` is the
+number of rollouts that count, where `where` marks some that do not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from tea_jax.advantages.tracking import Tracker
+
+
+@runtime_checkable
+class AdvantageRule(Protocol):
+  """Rewards of groups of rollouts in, advantages of the same shape and dtype out.
+
+  Pure, safe under `jax.jit` and `jax.vmap`, gradients stopped, finite for finite rewards. Rollouts
+  outside `where` get advantage 0 and influence nothing; a group in which fewer than
+  `minimum_rollouts` count gets zeros.
+  """
+
+  name: str
+  minimum_rollouts: int
+  needs: tuple[str, ...]
+
+  def __call__(
+    self,
+    rewards: Float[Array, "*batch num_rollouts"],
+    *,
+    key: Array | None = None,
+    where: Bool[Array, "*batch num_rollouts"] | None = None,
+    logprobs: Float[Array, "*batch num_rollouts"] | None = None,
+    answers: Int[Array, "*batch num_rollouts"] | None = None,
+    quantiles: Float[Array, "*batch num_rollouts"] | None = None,
+    thresholds: Float[Array, "*batch"] | None = None,
+  ) -> Float[Array, "*batch num_rollouts"]:
+    """Computes advantages.
+
+    Args:
+      rewards: `[..., num_rollouts]`, floating point.
+      key: random key of rules that order or split the group at random.
+      where: `[..., num_rollouts]`, True for the rollouts that count; None for all.
+      logprobs: `[..., num_rollouts]` log-probability of each whole completion.
+      answers: `[..., num_rollouts]` integer id of each final answer, negative if unparsable.
+      quantiles: `[..., num_rollouts]` tracked share of the policy's rewards below each reward.
+      thresholds: `[...]` or a scalar, tracked number of votes that wins.
+    """
+    ...
+
+
+class Group(NamedTuple):
+  """What the arithmetic of a rule sees: checked arrays in the dtype of the computation.
+
+  Attributes:
+    rewards: `[..., m]`, float32 (or float64); outside `where` the value of a rollout that counts.
+    where: `[..., m]` or None when every rollout counts (the fast path).
+    count: n, an int when every rollout counts, else `[..., 1]` int32.
+    key, logprobs, answers, quantiles, thresholds: see `AdvantageRule`.
+  """
+
+  rewards: Array
+  where: Array | None
+  count: Any
+  key: Array | None = None
+  logprobs: Array | None = None
+  answers: Array | None = None
+  quantiles: Array | None = None
+  thresholds: Array | None = None
+
+
+INPUTS = {
+  "key": "a random key, e.g. key=jax.random.fold_in(key, step)",
+  "logprobs": "logprobs=[..., num_rollouts], the log-probability of each whole completion",
+  "answers": "answers=[..., num_rollouts], integer ids of the final answers (negative: unparsable)",
+  "quantiles": "quantiles=[..., num_rollouts], tracked quantiles: call `rule.update`",
+  "thresholds": "thresholds=[...], tracked vote thresholds: call `rule.update`",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GroupRule:
+  """An `AdvantageRule` made of its arithmetic; `print(rule)` shows the resolved parameters.
+
+  Attributes:
+    name: name in the registry.
+    compute: `Group -> [..., m]`, the arithmetic.
+    parameters: resolved arguments of the factory, for logs.
+    needs: named inputs without which the rule cannot be computed.
+    accepts: named inputs that it uses where they are given.
+    minimum_rollouts: the smallest group that can get a non-zero advantage.
+    scale_degree: d if multiplying rewards by s > 0 multiplies advantages by s^d. Then rewards
+      beyond 2^40 are scaled down before the arithmetic, which may square them. None: not scaled.
+    tracker: statistics carried from step to step, see `update`; None for a stateless rule.
+  """
+
+  name: str
+  compute: Callable[[Group], Array]
+  parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  needs: tuple[str, ...] = ()
+  accepts: tuple[str, ...] = ()
+  minimum_rollouts: int = 2
+  scale_degree: int | None = None
+  tracker: Tracker | None = None
+  _compiled: Callable[..., Array] = dataclasses.field(init=False, repr=False)
+
+  def __post_init__(self):
+    object.__setattr__(self, "_compiled", jax.jit(self._evaluate))
+
+  def __repr__(self) -> str:
+    return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
+
+  def __call__(
+    self,
+    rewards,
+    *,
+    key=None,
+    where=None,
+    logprobs=None,
+    answers=None,
+    quantiles=None,
+    thresholds=None,
+  ) -> Array:
+    rewards = _checked_rewards(rewards, self.name)
+    inputs = {
+      "key": key,
+      "logprobs": _checked("logprobs", logprobs, rewards.shape),
+      "answers": _checked("answers", answers, rewards.shape),
+      "quantiles": _checked("quantiles", quantiles, rewards.shape),
+      "thresholds": None if thresholds is None else jnp.asarray(thresholds),
+    }
+    for needed in self.needs:
+      if inputs[needed] is None:
+        raise ValueError(f"advantage rule {self!r} needs {INPUTS[needed]}; got {needed}=None")
+    used = (*self.needs, *self.accepts)
+    inputs = {name: value if name in used else None for name, value in inputs.items()}
+    where = _checked("where", where, rewards.shape)
+    return self._compiled(rewards, where, inputs)
+
+  def _evaluate(self, rewards: Array, where: Array | None, inputs: dict[str, Any]) -> Array:
+    dtype, num_rollouts = rewards.dtype, rewards.shape[-1]
+    if num_rollouts < self.minimum_rollouts:
+      return jnp.zeros_like(rewards)
+    values = jax.lax.stop_gradient(rewards).astype(jnp.promote_types(dtype, jnp.float32))
+    count = num_rollouts
+    if where is not None:
+      where = where.astype(bool)
+      # A rollout that does not count may hold anything (NaN from a failed reward): replace it by
+      # one that does, which also leaves the group's range as it is.
+      stand_in = jnp.max(jnp.where(where, values, -jnp.inf), -1, keepdims=True)
+      values = jnp.where(where, values, jnp.where(jnp.isneginf(stand_in), 0, stand_in))
+      count = jnp.sum(where, -1, keepdims=True, dtype=jnp.int32)
+    scale = None
+    if self.scale_degree is not None:
+      scale = _power_of_two_above(jnp.max(jnp.abs(values), -1, keepdims=True), threshold=40)
+      values = values / scale
+    inputs = {
+      name: jax.lax.stop_gradient(value) if name in ("logprobs", "quantiles") else value
+      for name, value in inputs.items()
+    }
+    advantages = self.compute(Group(values, where, count, **inputs))
+    if self.scale_degree:
+      advantages = advantages * scale
+    if where is not None:
+      enough = count >= self.minimum_rollouts
+      advantages = jnp.where(where & enough, advantages, 0)
+    largest = float(jnp.finfo(dtype).max)
+    return jax.lax.stop_gradient(jnp.clip(advantages, -largest, largest).astype(dtype))
+
+  def check_num_rollouts(self, num_rollouts: int) -> None:
+    """Refuses, before a run, a group size at which this rule would always give zeros."""
+    if num_rollouts < self.minimum_rollouts:
+      raise ValueError(
+        f"num_rollouts={num_rollouts} is too small for {self!r}, which would give every rollout "
+        f"advantage 0; use num_rollouts >= {self.minimum_rollouts}"
+      )
+
+  def init(self) -> Any:
+    """Initial state of the tracked statistics; `()` for a stateless rule."""
+    return () if self.tracker is None else self.tracker.init()
+
+  def update(self, state: Any, rewards, *, step, where=None, answers=None, **inputs):
+    """Advantages with tracked statistics: `(state, rewards) -> (advantages, next state)`.
+
+    The statistics are read before the rewards of this step enter them. A stateless rule passes
+    its state through, so that a trainer can call every rule in this way.
+
+    Args:
+      state: from `init` or the previous call; a pytree of arrays, to be kept in checkpoints.
+      rewards: `[..., num_rollouts]`.
+      step: integer training step, the age of the statistics.
+      where, answers: see `AdvantageRule`.
+      **inputs: other named inputs of the rule.
+    """
+    if self.tracker is not None:
+      rewards = _checked_rewards(rewards, self.name)
+      if self.tracker.needs_answers and answers is None:
+        raise ValueError(f"advantage rule {self!r} needs {INPUTS['answers']}; got answers=None")
+      tracked, state = self.tracker.observe(
+        state,
+        rewards,
+        step=step,
+        where=_checked("where", where, rewards.shape),
+        answers=_checked("answers", answers, rewards.shape),
+      )
+      inputs = {**inputs, **tracked}
+    return self(rewards, where=where, answers=answers, **inputs), state
+
+
+def _checked_rewards(rewards, name: str) -> Array:
+  rewards = jnp.asarray(rewards)
+  if rewards.ndim < 1:
+    raise ValueError(f"{name}: rewards must be [..., num_rollouts], got a scalar")
+  if not jnp.issubdtype(rewards.dtype, jnp.floating):
+    raise TypeError(
+      f"{name}: rewards must be floating point, got {rewards.dtype}; "
+      "convert them, e.g. rewards.astype(jnp.float32)"
+    )
+  return rewards
+
+
+def _checked(name: str, value, shape: tuple[int, ...]) -> Array | None:
+  if value is None:
+    return None
+  value = jnp.asarray(value)
+  if value.shape != shape:
+    raise ValueError(f"{name} has shape {value.shape}, but rewards have shape {shape}")
+  kinds = {"where": jnp.bool_, "answers": jnp.integer}
+  if name in kinds and not jnp.issubdtype(value.dtype, kinds[name]):
+    raise TypeError(f"{name} must be {kinds[name].__name__}, got {value.dtype}")
+  return value
+
+
+def _power_of_two_above(magnitude: Array, *, threshold: int) -> Array:
+  """2^max(e - threshold, 0) for magnitude in [2^(e-1), 2^e): dividing by it is exact."""
+  _, exponent = jnp.frexp(magnitude)
+  return jnp.ldexp(jnp.ones_like(magnitude), jnp.maximum(exponent - threshold, 0))
+
+
+_REGISTRY: dict[str, Callable[..., Any]] = {}
+
+
+def register_advantage(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+  """Decorator: makes a factory of rules available to flags under `name`.
+
+  The factory takes keyword arguments and returns a `GroupRule`, or any function
+  `(rewards, *, where=None, ...) -> advantages` that takes some of the named inputs.
+
+    @register_advantage("signed")
+    def signed(*, margin: float = 0.0):
+      return lambda rewards, *, where=None: jnp.sign(rewards - margin)
+
+  Raises:
+    ValueError: if the name is taken by another factory.
+  """
+
+  def register(factory: Callable[..., Any]) -> Callable[..., Any]:
+    taken = _REGISTRY.get(name)
+    if taken is not None and (taken.__module__, taken.__qualname__) != (
+      factory.__module__,
+      factory.__qualname__,
+    ):
+      raise ValueError(
+        f"advantage rule {name!r} is already registered by {taken.__module__}.{taken.__qualname__}"
+      )
+    _REGISTRY[name] = factory
+    return factory
+
+  return register
+
+
+def available_advantages() -> tuple[str, ...]:
+  """Names of all registered rules, sorted."""
+  return tuple(sorted(_REGISTRY))
+
+
+def advantage_factory(name: str) -> Callable[..., Any]:
+  """The registered factory of that name.
+
+  Raises:
+    ValueError: for an unknown name; the message lists the registered ones.
+  """
+  if name not in _REGISTRY:
+    raise ValueError(
+      f"unknown advantage rule {name!r}; available: {', '.join(available_advantages())}"
+    )
+  return _REGISTRY[name]
+
+
+def make_advantage(name: str, **arguments: Any) -> GroupRule:
+  """Builds a registered rule, e.g. `make_advantage("tea", budget=128)`.
+
+  Raises:
+    ValueError: for an unknown name or argument; the message lists what exists.
+  """
+  factory = advantage_factory(name)
+  accepted = inspect.signature(factory).parameters
+  unknown = [argument for argument in arguments if argument not in accepted]
+  if unknown and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+    raise ValueError(
+      f"advantage rule {name!r} has no argument {', '.join(map(repr, unknown))}; "
+      f"it has: {', '.join(accepted) or 'none'}"
+    )
+  rule = factory(**arguments)
+  return rule if isinstance(rule, GroupRule) else from_function(name, rule, arguments)
+
+
+def from_function(
+  name: str, function: Callable[..., Array], parameters: Mapping[str, Any] | None = None
+) -> GroupRule:
+  """A rule from a plain function that takes `rewards` and some of the named inputs.
+
+  A function without a `where` argument still sees masked groups: the rollouts that do not count
+  hold the largest reward that does, and their advantages are set to 0 afterwards.
+  """
+  signature = inspect.signature(function).parameters
+  named = [n for n in (*INPUTS, "where") if n in signature]
+  required = [n for n in named if signature[n].default is inspect.Parameter.empty]
+
+  def compute(group: Group) -> Array:
+    return function(group.rewards, **{n: getattr(group, n) for n in named})
+
+  return GroupRule(
+    name,
+    compute,
+    dict(parameters or {}),
+    needs=tuple(n for n in required if n != "where"),
+    accepts=tuple(n for n in named if n not in required and n != "where"),
+  )
