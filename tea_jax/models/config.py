@@ -1,13 +1,16 @@
 """What a decoder is: one frozen description for every supported architecture.
 
-A checkpoint never gets a class method of its own: `config_from_hf` reads the HF `config.json`, and
-the layers are built from the fields below alone.
+A checkpoint never gets a class method of its own: `hf_config.config_from_hf` reads the HF
+`config.json`, and the layers are built from the fields below alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Literal
+
+Head = Literal["causal_lm", "sequence_classifier"]
+"""What sits on the backbone: a vocabulary head or one scalar score."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,3 +89,26 @@ class ModelConfig:
   bos_token_id: int | None = None
   eos_token_ids: tuple[int, ...] = ()
   pad_token_id: int | None = None
+
+  def __post_init__(self):
+    for name in (
+      "vocab_size",
+      "hidden_size",
+      "intermediate_size",
+      "num_layers",
+      "num_heads",
+      "num_kv_heads",
+      "head_dim",
+      "max_positions",
+    ):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name}={getattr(self, name)} of the model must be at least 1.")
+    if self.num_heads % self.num_kv_heads:
+      raise ValueError(
+        f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}: every key and "
+        "value head serves a whole group of query heads."
+      )
+    if self.position == "rope" and self.head_dim % 2:
+      raise ValueError(f"head_dim={self.head_dim} must be even for rotary positions.")
+    if self.sliding_window is not None and self.sliding_window < 1:
+      raise ValueError(f"sliding_window={self.sliding_window} must be at least 1, or None.")

@@ -1,0 +1,170 @@
+"""The safetensors format: lazy reads of a folder, streamed writes.
+
+Reading goes through the `safetensors` package. Writing streams one tensor at a time (the package
+wants all of them in memory at once): a file is the length of a JSON header, the header, the bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+_DTYPES = {
+  "F64": np.dtype(np.float64),
+  "F32": np.dtype(np.float32),
+  "F16": np.dtype(np.float16),
+  "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+STORED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""Names of the dtypes that can be written -> codes of the format."""
+
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+
+class SafetensorsFolder:
+  """The tensors of `model.safetensors`, or of the shards that the index names.
+
+  Raises:
+    FileNotFoundError: if there is no such file, or a shard is missing.
+    ValueError: for a truncated or damaged file, or a tensor that is not floating-point.
+  """
+
+  def __init__(self, folder: str | os.PathLike[str]):
+    self._folder = pathlib.Path(folder)
+    self._handles: dict[str, Any] = {}
+    self._shapes: dict[str, tuple[int, ...]] = {}
+    for file in self._files():
+      handle = open_safetensors(file)
+      for name in handle.keys():  # noqa: SIM118 (not a mapping)
+        part = handle.get_slice(name)
+        if part.get_dtype() not in _DTYPES:
+          raise ValueError(
+            f"Tensor {name} of {file} has dtype {part.get_dtype()}; supported: "
+            f"{', '.join(_DTYPES)} (dequantise the checkpoint first)."
+          )
+        self._shapes[name] = tuple(part.get_shape())
+        self._handles[name] = handle
+
+  @property
+  def source(self) -> str:
+    return str(self._folder)
+
+  def shapes(self) -> Mapping[str, tuple[int, ...]]:
+    return self._shapes
+
+  def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+    return self._handles[name].get_slice(name)[index]
+
+  def _files(self) -> list[pathlib.Path]:
+    single, index = self._folder / _WEIGHTS, self._folder / _INDEX
+    if index.is_file():
+      shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+      files = [self._folder / shard for shard in shards]
+      missing = [file.name for file in files if not file.is_file()]
+      if missing:
+        raise FileNotFoundError(f"{index} names shards that are missing: {', '.join(missing)}.")
+      return files
+    if single.is_file():
+      return [single]
+    raise FileNotFoundError(
+      f"{self._folder} holds neither {_WEIGHTS} nor {_INDEX} "
+      "(pickled .bin checkpoints are not read; convert them to safetensors)."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+  """A tensor to be written.
+
+  Attributes:
+    shape: as stored.
+    dtype: one of `STORED`.
+    values: gives the array when its turn comes; converted to `dtype`.
+  """
+
+  shape: tuple[int, ...]
+  dtype: str
+  values: Callable[[], np.ndarray]
+
+  @property
+  def num_bytes(self) -> int:
+    return math.prod(self.shape) * _DTYPES[STORED[self.dtype]].itemsize
+
+
+def write_safetensors(
+  folder: pathlib.Path | None,
+  tensors: Mapping[str, Stored],
+  *,
+  max_shard_bytes: int,
+  name: str = _WEIGHTS,
+) -> None:
+  """Writes `name`, or shards of it with their index.
+
+  Args:
+    folder: existing folder; None writes nothing but still asks for every tensor, which processes
+      other than the first must do when a tensor is gathered from all of them.
+    tensors: in the order of writing.
+    max_shard_bytes: a shard ends before the tensor that would exceed this.
+    name: of the single file; shards are named after it.
+  """
+  shards: list[dict[str, Stored]] = [{}]
+  for key, tensor in tensors.items():
+    size = sum(other.num_bytes for other in shards[-1].values())
+    if shards[-1] and size + tensor.num_bytes > max_shard_bytes:
+      shards.append({})
+    shards[-1][key] = tensor
+  stem = pathlib.Path(name).stem
+  files = [f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+  files = [name] if len(shards) == 1 else files
+  for file, shard in zip(files, shards):
+    _write_file(None if folder is None else folder / file, shard)
+  if folder is not None and len(shards) > 1:
+    index = {
+      "metadata": {"total_size": sum(tensor.num_bytes for tensor in tensors.values())},
+      "weight_map": {key: file for file, shard in zip(files, shards) for key in shard},
+    }
+    (folder / f"{name}.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _write_file(file: pathlib.Path | None, tensors: Mapping[str, Stored]) -> None:
+  header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+  end = 0
+  for name, tensor in tensors.items():
+    start, end = end, end + tensor.num_bytes
+    code, shape = STORED[tensor.dtype], list(tensor.shape)
+    header[name] = {"dtype": code, "shape": shape, "data_offsets": [start, end]}
+  text = json.dumps(header, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)  # the data starts at a multiple of 8 bytes
+  with open(os.devnull if file is None else file, "wb") as stream:
+    stream.write(struct.pack("<Q", len(text)))
+    stream.write(text)
+    for name, tensor in tensors.items():
+      values = np.ascontiguousarray(tensor.values(), dtype=_DTYPES[STORED[tensor.dtype]])
+      if values.shape != tensor.shape:
+        raise ValueError(f"tensor {name} has shape {values.shape} instead of {tensor.shape}.")
+      stream.write(values.reshape(-1).view(np.uint8).data)
+
+
+def open_safetensors(file: str | os.PathLike[str]) -> Any:
+  """Opens one file for lazy numpy reads.
+
+  Raises:
+    ValueError: if it is truncated or damaged, naming it.
+  """
+  try:
+    return safetensors.safe_open(os.fspath(file), framework="numpy")
+  except safetensors.SafetensorError as error:
+    raise ValueError(
+      f"{file} is truncated or damaged ({error}); download or save it again."
+    ) from error
