@@ -1,0 +1,365 @@
+"""Reward functions: texts in, float64 scores out, every call checked.
+
+A reward function is any callable `(prompts, completions, **columns) -> scores`, one score a row.
+`None` or a masked entry means "not scored" and becomes NaN; a NaN, an infinity, a wrong length or
+an exception is an error that names reward, prompt and rollout. Axes: n rows = prompts * rollouts,
+the rollouts of a prompt adjacent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class RewardFunction(Protocol):
+  """Scores completions; higher is better.
+
+  Called with `prompts` and `completions` (equally many strings) and, by keyword, those data-set
+  columns (one entry a row) and that `context` which its signature accepts. Returns one float a
+  row; `None` (or a masked entry) where the reward does not apply.
+  """
+
+  # *args is never used: with it, type checkers accept functions that name fewer columns.
+  def __call__(
+    self, prompts: Sequence[str], completions: Sequence[str], *args: Any, **columns: Any
+  ) -> Sequence[float | None] | np.ndarray: ...
+
+
+@dataclasses.dataclass
+class RewardContext:
+  """What a reward may know about the run, and where it can log.
+
+  Attributes:
+    step: training step, or None in evaluation.
+    num_steps: length of the run, or None.
+    metrics: extra numbers that the reward wants logged; it writes into this dict.
+  """
+
+  step: int | None = None
+  num_steps: int | None = None
+  metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class RewardError(ValueError):
+  """A reward function failed on a row.
+
+  Attributes:
+    name: of the reward.
+    row: index of the offending row, or None when the whole call failed.
+    values: what the function returned, if it returned: nothing computed is lost.
+  """
+
+  def __init__(self, message: str, *, name: str, row: int | None = None, values: Any = None):
+    super().__init__(message)
+    self.name = name
+    self.row = row
+    self.values = values
+
+
+def call_reward(
+  reward: RewardFunction,
+  prompts: Sequence[str],
+  completions: Sequence[str],
+  *,
+  name: str | None = None,
+  num_rollouts: int | None = None,
+  context: RewardContext | None = None,
+  **columns: Sequence[Any],
+) -> np.ndarray:
+  """Calls a reward function and checks everything that it returns.
+
+  Args:
+    reward: the function.
+    prompts, completions: n strings each.
+    name: how errors call the reward; its own name by default.
+    num_rollouts: m, so that errors can say prompt i, rollout j; None if rows are not grouped.
+    context: handed on to functions with a `context` argument.
+    **columns: data-set columns, n entries each; a function receives those that it names (all of
+      them if it takes `**columns`).
+
+  Returns:
+    `[n]` float64; NaN exactly where the function said "not scored" (None or masked).
+
+  Raises:
+    RewardError: NaN, infinity, not a number, wrong length, or an exception in the function.
+    ValueError: inputs of unequal lengths.
+  """
+  name = name or reward_name(reward)
+  prompts, completions = list(prompts), list(completions)
+  if len(prompts) != len(completions):
+    raise ValueError(
+      f"reward '{name}' got {len(prompts)} prompts and {len(completions)} completions; "
+      "it needs one prompt for each completion"
+    )
+  for column, entries in columns.items():
+    if len(entries) != len(prompts):
+      raise ValueError(
+        f"column '{column}' has {len(entries)} entries for {len(prompts)} completions"
+      )
+  if not prompts:
+    return np.zeros((0,), np.float64)
+  accepted = _accepted_columns(reward, {**columns, "context": context or RewardContext()})
+  try:
+    values = reward(prompts, completions, **accepted)
+  except RewardError:
+    raise
+  except Exception as error:
+    row = getattr(error, "row", None)  # a reward may say which row it failed on
+    if isinstance(row, int) and 0 <= row < len(prompts):
+      where = f" for {_describe(row, prompts, completions, num_rollouts)}"
+    else:
+      first = _describe(0, prompts, completions, num_rollouts)
+      where = f"; the first of its {len(prompts)} rows is {first}"
+    raise RewardError(
+      f"reward '{name}' raised {type(error).__name__}: {error}{where}",
+      name=name,
+      row=row,
+    ) from error
+  return _checked_values(values, name, prompts, completions, num_rollouts)
+
+
+def _checked_values(values, name, prompts, completions, num_rollouts) -> np.ndarray:
+  if values is None or not hasattr(values, "__len__"):
+    raise RewardError(
+      f"reward '{name}' returned {type(values).__name__}, but a sequence of {len(prompts)} numbers"
+      " was expected, one for each completion",
+      name=name,
+      values=values,
+    )
+  if len(values) != len(prompts):
+    raise RewardError(
+      f"reward '{name}' returned {len(values)} scores for {len(prompts)} completions "
+      f"(the first is {_describe(0, prompts, completions, num_rollouts)}); "
+      "it must return one score for each",
+      name=name,
+      values=values,
+    )
+  mask = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
+  scores = np.full((len(prompts),), np.nan)
+  for row, value in enumerate(np.ma.getdata(values) if mask is not None else values):
+    if value is None or (mask is not None and mask[row]):
+      continue
+    try:
+      scores[row] = float(value)
+    except (TypeError, ValueError) as error:
+      raise RewardError(
+        f"reward '{name}' returned {value!r}, which is not a number, for "
+        f"{_describe(row, prompts, completions, num_rollouts)}",
+        name=name,
+        row=row,
+        values=values,
+      ) from error
+    if not np.isfinite(scores[row]):
+      raise RewardError(
+        f"reward '{name}' returned {float(value)} for "
+        f"{_describe(row, prompts, completions, num_rollouts)}; "
+        "return None for a completion that should not be scored",
+        name=name,
+        row=row,
+        values=values,
+      )
+  return scores
+
+
+class WeightedReward:
+  """Weighted sum of rewards: sum_k weight_k * reward_k over the rewards that scored the row.
+
+  A row that no reward scored is "not scored". Weights are not renormalised where a reward does not
+  apply: give such rewards 0 instead of None if their absence should cost nothing.
+  """
+
+  def __init__(self, rewards: Mapping[str, tuple[RewardFunction, float]]):
+    """Args: rewards: name -> (function, finite weight)."""
+    if not rewards:
+      raise ValueError("a weighted reward needs at least one reward; it was given none")
+    for name, (_, weight) in rewards.items():
+      if not np.isfinite(weight):
+        raise ValueError(f"the weight of reward '{name}' is {weight}; it must be a finite number")
+    self.rewards = dict(rewards)
+
+  def components(
+    self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
+  ) -> dict[str, np.ndarray]:
+    """The unweighted scores `[n]` of each reward by name, for logs; NaN where not scored."""
+    context = columns.pop("context", None)
+    return {
+      name: call_reward(reward, prompts, completions, name=name, context=context, **columns)
+      for name, (reward, _) in self.rewards.items()
+    }
+
+  def combine(self, components: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The weighted sum `[n]` of `components`' result; NaN where no reward scored the row."""
+    weighted = np.stack(
+      [self.rewards[name][1] * np.asarray(values) for name, values in components.items()]
+    )
+    scored = ~np.isnan(weighted)
+    total = np.where(scored, weighted, 0.0).sum(axis=0)
+    return np.where(scored.any(axis=0), total, np.nan)
+
+  def __call__(
+    self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
+  ) -> np.ndarray:
+    total = self.combine(self.components(prompts, completions, **columns))
+    return np.ma.masked_array(total, mask=np.isnan(total))
+
+
+# Built-in rewards by the name that flags use; modules are imported only when asked for, because
+# they need optional packages.
+_BUILT_IN: dict[str, str] = {
+  "lexicon": "tea_jax.rewards.lexicon:LexiconReward",
+  "boxed_math": "tea_jax.rewards.verifiers:BoxedMathReward",
+  "regex": "tea_jax.rewards.verifiers:regex_reward",
+  "json_schema": "tea_jax.rewards.verifiers:json_schema_reward",
+  "length": "tea_jax.rewards.verifiers:length_reward",
+  "model": "tea_jax.rewards.model:load_model_reward",
+  "remote": "tea_jax.rewards.remote:RemoteReward",
+}
+_REGISTERED: dict[str, Callable[..., RewardFunction]] = {}
+
+
+def register_reward(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+  """Decorator: makes a factory `(**options) -> RewardFunction` known to `make_reward` by name."""
+
+  def register(factory: Callable[..., Any]) -> Callable[..., Any]:
+    if name in available_rewards():
+      raise ValueError(f"a reward named '{name}' is already registered; choose another name")
+    _REGISTERED[name] = factory
+    return factory
+
+  return register
+
+
+def available_rewards() -> list[str]:
+  """Names that `make_reward` knows, sorted."""
+  return sorted({**_BUILT_IN, **_REGISTERED})
+
+
+def make_reward(name: str, **options: Any) -> RewardFunction:
+  """Builds a reward from a flag: a known name, or `module:function`, or `file.py:function`.
+
+  Args:
+    name: one of `available_rewards()`, or where to import a reward function from. A class there is
+      instantiated with the options; a function is used as it is and takes none.
+    **options: of the reward's factory.
+
+  Raises:
+    ValueError: unknown name, module or function, or options that the reward does not have.
+  """
+  if name in _REGISTERED:
+    return _build(name, _REGISTERED[name], options)
+  if name in _BUILT_IN:
+    return _build(name, load_object(_BUILT_IN[name]), options)
+  if ":" not in name:
+    raise ValueError(
+      f"unknown reward '{name}'; use one of {', '.join(available_rewards())}, "
+      "or your own as module:function or file.py:function"
+    )
+  reward = load_object(name)
+  if inspect.isclass(reward):
+    return _build(name, reward, options)
+  if options:
+    raise ValueError(
+      f"reward '{name}' is a function and takes no options, but got {sorted(options)}"
+    )
+  return reward
+
+
+def load_object(path: str) -> Any:
+  """Imports `module:name` or `file.py:name`; the module may lie in the working directory.
+
+  Raises:
+    ValueError: no such module, file or name, or the object is not callable.
+  """
+  module_name, _, attribute = path.rpartition(":")
+  if not module_name or not attribute:
+    raise ValueError(f"'{path}' is not of the form module:function or file.py:function")
+  try:
+    if module_name.endswith(".py"):
+      module = _import_file(module_name)
+    else:
+      module = _import_with_working_directory(module_name)
+  except (ImportError, FileNotFoundError) as error:
+    raise ValueError(f"cannot import '{module_name}' of '{path}': {error}") from error
+  if not hasattr(module, attribute):
+    raise ValueError(f"'{module_name}' has no '{attribute}' (asked for by '{path}')")
+  value = getattr(module, attribute)
+  if not callable(value):
+    raise ValueError(f"'{path}' is a {type(value).__name__}, not a function")
+  return value
+
+
+def reward_name(reward: Any) -> str:
+  """The name of a reward for logs and errors: its `name`, its function's, or its class's."""
+  for candidate in (getattr(reward, "name", None), getattr(reward, "__name__", None)):
+    if isinstance(candidate, str):
+      return candidate
+  return type(reward).__name__
+
+
+def _build(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> RewardFunction:
+  try:
+    inspect.signature(factory).bind(**options)
+  except TypeError as error:
+    known = [p for p in inspect.signature(factory).parameters if p != "self"]
+    raise ValueError(
+      f"reward '{name}' was given {sorted(options)}: {error}; its options are {known}"
+    ) from error
+  return factory(**options)
+
+
+def _accepted_columns(reward: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
+  parameters = inspect.signature(reward).parameters.values()
+  if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+    return dict(columns)
+  names = {p.name for p in parameters}
+  return {name: value for name, value in columns.items() if name in names}
+
+
+def _describe(row, prompts, completions, num_rollouts) -> str:
+  prompt, completion = _excerpt(prompts[row]), _excerpt(completions[row])
+  if num_rollouts:
+    return (
+      f"prompt {row // num_rollouts} ({prompt}), rollout {row % num_rollouts} "
+      f"with completion {completion}"
+    )
+  return f"row {row}: prompt {prompt} with completion {completion}"
+
+
+def _excerpt(text: Any, limit: int = 80) -> str:
+  text = str(text)
+  return repr(text if len(text) <= limit else text[: limit - 3] + "...")
+
+
+def _import_file(path: str):
+  if not os.path.isfile(path):
+    raise FileNotFoundError(f"no file '{path}'")
+  stem = os.path.splitext(os.path.basename(path))[0]
+  spec = importlib.util.spec_from_file_location(stem, path)
+  if spec is None or spec.loader is None:
+    raise ImportError(f"'{path}' is not a Python file")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def _import_with_working_directory(name: str):
+  # Console entry points do not have the working directory on the path; users expect it.
+  import sys
+
+  here = os.getcwd()
+  added = here not in sys.path and "" not in sys.path
+  if added:
+    sys.path.insert(0, here)
+  try:
+    return importlib.import_module(name)
+  finally:
+    if added:
+      sys.path.remove(here)

@@ -1,0 +1,258 @@
+"""Rewards that check a completion against a rule: boxed answers, patterns, JSON schemas, length.
+
+They are 0/1 by default (length: between 0 and 1). `None` ("not scored") is returned only where the
+data, not the completion, is unusable: a reference answer that cannot be read.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from tea_jax.rewards.base import RewardFunction
+from tea_jax.rewards.worker_pool import WorkerPool
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*")
+_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+
+
+def extract_boxed(text: str) -> str | None:
+  r"""Contents of the last complete `\boxed{...}` (or `\fbox{...}`) in `text`, or None.
+
+  Braces nest; `\{` and `\}` do not count. `\boxed 7` without braces gives one token, `7`.
+  """
+  answer = None
+  for match in _BOX.finditer(text):
+    start = match.end()
+    if start >= len(text):
+      break
+    if text[start] != "{":
+      answer = text[start:].split()[0].rstrip("$.") if text[start:].split() else answer
+      continue
+    depth = 0
+    for position in range(start, len(text)):
+      escaped = position > 0 and text[position - 1] == "\\"
+      if text[position] == "{" and not escaped:
+        depth += 1
+      elif text[position] == "}" and not escaped:
+        depth -= 1
+        if depth == 0:
+          answer = text[start + 1 : position].strip()
+          break
+  return answer
+
+
+class BoxedMathReward:
+  r"""1 when the completion's last `\boxed{...}` equals the reference answer, by math-verify.
+
+  Equal strings are settled at once; everything else goes to a pool of processes, because sympy may
+  hang: a task that exceeds the time-out counts as wrong and its process is replaced.
+
+  The references are a data-set column, e.g. `answer` of the GSM8K and MATH recipes; a row whose
+  reference cannot be read is not scored, with one warning.
+  """
+
+  name = "boxed_math"
+
+  def __init__(
+    self,
+    *,
+    answer_column: str = "answer",
+    timeout: float = 5.0,
+    num_workers: int = 2,
+    correct: float = 1.0,
+    incorrect: float = 0.0,
+  ):
+    """Args:
+    answer_column: name of the column of reference answers (LaTeX or plain).
+    timeout: seconds for one comparison.
+    num_workers: processes that compare.
+    correct, incorrect: the two scores.
+    """
+    if importlib.util.find_spec("math_verify") is None:
+      raise ImportError(
+        "boxed answers are compared with math-verify; "
+        "install it with: pip install 'tea-jax[rewards]'"
+      )
+    self.answer_column = answer_column
+    self.correct = correct
+    self.incorrect = incorrect
+    self.num_timeouts = 0
+    self._timeout = timeout
+    worker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "math_worker.py")
+    # math-verify's own alarm fires first (parse twice, verify once) and keeps the process.
+    self._pool = WorkerPool(worker, num_workers=num_workers, timeout=3 * max(1.0, timeout) + 1)
+
+  def __call__(
+    self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
+  ) -> list[float | None]:
+    if self.answer_column not in columns:
+      raise ValueError(
+        f"boxed_math needs the column '{self.answer_column}' with the reference answers; "
+        f"the data has {sorted(set(columns) - {'context'}) or 'no columns'}"
+      )
+    scores: list[float | None] = [self.incorrect] * len(completions)
+    tasks: dict[tuple[str, str], list[int]] = {}
+    for row, (completion, reference) in enumerate(zip(completions, columns[self.answer_column])):
+      answer = extract_boxed(completion)
+      if answer is None:
+        continue
+      reference = str(reference)
+      if _squeeze(answer) == _squeeze(extract_boxed(reference) or reference):
+        scores[row] = self.correct
+      else:
+        tasks.setdefault((reference, answer), []).append(row)
+    unreadable = set()
+    for (reference, _), rows, reply in zip(tasks, tasks.values(), self._compare(list(tasks))):
+      score: float | None = self.incorrect
+      if reply.get("correct"):
+        score = self.correct
+      elif reply.get("unreadable"):
+        score = None
+        unreadable.add(reference)
+      self.num_timeouts += bool(reply.get("timeout"))
+      for row in rows:
+        scores[row] = score
+    if unreadable:
+      warnings.warn(
+        f"{len(unreadable)} reference answers cannot be parsed and their rows are not scored; "
+        f"the first is {sorted(unreadable)[0]!r}",
+        stacklevel=2,
+      )
+    return scores
+
+  def close(self) -> None:
+    """Stops the worker processes."""
+    self._pool.close()
+
+  def _compare(self, pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    return self._pool.map(
+      [
+        {"reference": _boxed(reference), "completion": _boxed(answer), "timeout": self._timeout}
+        for reference, answer in pairs
+      ]
+    )
+
+
+def regex_reward(
+  pattern: str,
+  *,
+  full: bool = False,
+  ignore_case: bool = False,
+  match: float = 1.0,
+  no_match: float = 0.0,
+) -> RewardFunction:
+  """`match` where the pattern is found in the completion (`full`: is the whole of it, stripped).
+
+  Patterns with nested repeats can take exponential time in Python's engine; keep them simple.
+  """
+  try:
+    compiled = re.compile(pattern, re.DOTALL | (re.IGNORECASE if ignore_case else 0))
+  except re.error as error:
+    raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+
+  def regex(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+    found = [
+      compiled.fullmatch(text.strip()) if full else compiled.search(text) for text in completions
+    ]
+    return np.array([no_match if hit is None else match for hit in found], np.float64)
+
+  return regex
+
+
+def json_schema_reward(
+  schema: dict[str, Any] | str,
+  *,
+  valid: float = 1.0,
+  parsed: float = 0.0,
+  invalid: float = 0.0,
+) -> RewardFunction:
+  """Scores whether the completion is JSON that satisfies a schema.
+
+  Args:
+    schema: JSON schema as a dict, or the path of a JSON file.
+    valid: score of JSON that satisfies the schema.
+    parsed: score of JSON that does not.
+    invalid: score of anything else. The JSON is the whole completion or its first fenced block.
+  """
+  try:
+    import jsonschema
+    import jsonschema.validators
+  except ImportError as error:
+    raise ImportError(
+      "the json_schema reward needs the package jsonschema; "
+      "install it with: pip install 'tea-jax[rewards]'"
+    ) from error
+  rules: dict[str, Any]
+  if isinstance(schema, str):
+    with open(schema, encoding="utf-8") as file:
+      rules = json.load(file)
+  else:
+    rules = schema
+  validator_class = jsonschema.validators.validator_for(rules)
+  try:
+    validator_class.check_schema(rules)
+  except jsonschema.SchemaError as error:
+    raise ValueError(f"this is not a JSON schema: {error.message}") from error
+  validator = validator_class(rules)
+
+  def score(completion: str) -> float:
+    fenced = _FENCE.search(completion)
+    try:
+      value = json.loads(fenced.group(1) if fenced else completion)
+    except (ValueError, RecursionError):
+      return invalid
+    return valid if validator.is_valid(value) else parsed
+
+  def json_schema(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+    return np.array([score(completion) for completion in completions], np.float64)
+
+  return json_schema
+
+
+def length_reward(
+  minimum: int,
+  maximum: int,
+  *,
+  margin: int = 0,
+  unit: Literal["words", "characters"] = "words",
+) -> RewardFunction:
+  """1 inside [minimum, maximum], falling linearly to 0 over `margin` on either side.
+
+  Args:
+    minimum, maximum: allowed length in units, 0 <= minimum <= maximum.
+    margin: units over which the score falls; 0 for a hard border.
+    unit: count words or characters.
+  """
+  if not 0 <= minimum <= maximum:
+    raise ValueError(f"lengths must satisfy 0 <= minimum <= maximum, got {minimum} and {maximum}")
+  if margin < 0:
+    raise ValueError(f"margin={margin} must not be negative")
+  if unit not in ("words", "characters"):
+    raise ValueError(f"unit={unit!r} must be 'words' or 'characters'")
+
+  def length(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+    sizes = np.array(
+      [len(text.split() if unit == "words" else text) for text in completions], np.float64
+    )
+    excess = np.maximum(minimum - sizes, 0) + np.maximum(sizes - maximum, 0)
+    if margin == 0:
+      return (excess == 0).astype(np.float64)
+    return np.maximum(0.0, 1.0 - excess / margin)
+
+  return length
+
+
+def _boxed(answer: str) -> str:
+  return answer if extract_boxed(answer) is not None else f"$\\boxed{{{answer}}}$"
+
+
+def _squeeze(answer: str) -> str:
+  return "".join(answer.split())

@@ -1,0 +1,133 @@
+"""The HTTP scorer against a real server on this machine."""
+
+import collections
+import http.server
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("httpx")
+pytest.importorskip("tenacity")
+
+from tea_jax.rewards import RewardError, call_reward, make_reward
+
+
+class Scorer(http.server.BaseHTTPRequestHandler):
+  """Scores by length; misbehaves as the script says, one entry a request."""
+
+  def do_POST(self):
+    body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    self.server.requests.append(body)
+    action = self.server.script.popleft() if self.server.script else "score"
+    if action == "slow":
+      time.sleep(1.0)
+    status, answer = 200, {"scores": [float(len(text)) for text in body["completions"]]}
+    if isinstance(action, int):
+      status, answer = action, {"error": "scripted"}
+    elif action == "short":
+      answer["scores"].pop()
+    elif action == "null":
+      answer["scores"][0] = None
+    elif action == "nan":
+      answer["scores"][0] = float("nan")
+    data = json.dumps(answer).encode()
+    self.send_response(status)
+    self.send_header("Content-Length", str(len(data)))
+    self.end_headers()
+    self.wfile.write(data)
+
+  def log_message(self, *args):
+    pass
+
+
+@pytest.fixture
+def server():
+  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Scorer) as server:
+    server.requests, server.script = [], collections.deque()
+    server.url = f"http://127.0.0.1:{server.server_port}/score"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+
+
+def remote(server, **options):
+  options = {"first_pause": 0.01, "concurrency": 1, "attempts": 3, "timeout": 10.0, **options}
+  return make_reward("remote", url=server.url, **options)
+
+
+TEXTS = ["a", "bb", "ccc", "dddd", "eeeee"]
+
+
+def test_rows_are_batched_and_scored_in_order(server):
+  scores = call_reward(remote(server, batch_size=2, concurrency=3), TEXTS, TEXTS)
+  np.testing.assert_array_equal(scores, [1, 2, 3, 4, 5])
+  assert sorted(len(body["completions"]) for body in server.requests) == [1, 2, 2]
+
+
+def test_asked_columns_are_sent(server):
+  reward = remote(server, columns=("answer",))
+  call_reward(reward, TEXTS, TEXTS, answer=[1, 2, 3, 4, 5], level=[0] * 5)
+  assert server.requests[0]["columns"] == {"answer": [1, 2, 3, 4, 5]}
+  with pytest.raises(RewardError, match=r"\['answer'\], which the data lacks"):
+    call_reward(reward, TEXTS, TEXTS)
+
+
+def test_busy_server_is_asked_again(server):
+  server.script.extend([503, 429])
+  np.testing.assert_array_equal(call_reward(remote(server), TEXTS, TEXTS), [1, 2, 3, 4, 5])
+  assert len(server.requests) == 3
+
+
+def test_slow_answer_is_asked_again(server):
+  server.script.append("slow")
+  np.testing.assert_array_equal(
+    call_reward(remote(server, timeout=0.2), TEXTS, TEXTS), [1, 2, 3, 4, 5]
+  )
+
+
+def test_refusal_is_not_repeated(server):
+  server.script.append(400)
+  with pytest.raises(RewardError, match="status 400"):
+    call_reward(remote(server), TEXTS, TEXTS)
+  assert len(server.requests) == 1
+
+
+def test_wrong_number_of_scores_is_an_error(server):
+  server.script.append("short")
+  with pytest.raises(RewardError, match="4 scores came back for 5"):
+    call_reward(remote(server), TEXTS, TEXTS)
+
+
+def test_null_is_not_scored_and_nan_is_an_error(server):
+  server.script.extend(["null", "nan"])
+  np.testing.assert_array_equal(call_reward(remote(server), TEXTS, TEXTS), [np.nan, 2, 3, 4, 5])
+  with pytest.raises(RewardError, match="returned nan for row 0"):
+    call_reward(remote(server), TEXTS, TEXTS)
+
+
+def test_scores_that_arrived_are_not_asked_for_again(server):
+  reward = remote(server, batch_size=2, attempts=1)
+  server.script.extend(["score", 500, "score"])
+  with pytest.raises(RewardError, match=r"prompt 1 .*rollout 0"):
+    call_reward(reward, TEXTS, TEXTS, num_rollouts=2)
+  np.testing.assert_array_equal(call_reward(reward, TEXTS, TEXTS), [1, 2, 3, 4, 5])
+  assert [len(body["completions"]) for body in server.requests] == [2, 2, 1, 2]
+
+
+def test_dead_server_is_an_error_that_names_url_and_prompt():
+  reward = make_reward("remote", url="http://127.0.0.1:9/none", attempts=2, first_pause=0.01)
+  with pytest.raises(RewardError, match=r"127\.0\.0\.1:9/none.*row 0"):
+    call_reward(reward, TEXTS, TEXTS)
+
+
+@pytest.mark.parametrize(
+  "option", [{"batch_size": 0}, {"attempts": 0}, {"timeout": 0}, {"url": "ftp://x"}]
+)
+def test_impossible_options_are_refused(option):
+  with pytest.raises(ValueError, match=next(iter(option))):
+    make_reward("remote", **{"url": "http://x", **option})
