@@ -3,6 +3,7 @@
 from tea_jax.advantages.group_relative import bon_max_mean, bon_max_second, grpo, rloo
 from tea_jax.advantages.max_at_k import max_at_k
 from tea_jax.advantages.oracle import best_of_n_oracle
+from tea_jax.advantages.prefixes import prefix_tea, subset_tea
 from tea_jax.advantages.rule import (
   AdvantageRule,
   GroupRule,
@@ -10,6 +11,7 @@ from tea_jax.advantages.rule import (
   make_advantage,
   register_advantage,
 )
+from tea_jax.advantages.tail import tail_influence, tea
 
 __all__ = [
   "AdvantageRule",
@@ -21,6 +23,10 @@ __all__ = [
   "grpo",
   "make_advantage",
   "max_at_k",
+  "prefix_tea",
   "register_advantage",
   "rloo",
+  "subset_tea",
+  "tail_influence",
+  "tea",
 ]

@@ -56,9 +56,6 @@ def max_at_k(
   def compute(group: Group) -> Array:
     num_rollouts = group.rewards.shape[-1]
     size = _subset_size(k, num_rollouts, leave_one_out)
-    degenerate = not leave_one_out and size == num_rollouts and num_rollouts > 1
-    if degenerate and normalize:
-      return jnp.zeros_like(group.rewards)
     ascending, order = sort_rewards(group.rewards)
     table = _gap_weights(num_rollouts, size, leave_one_out)
     gaps = jnp.diff(ascending, axis=-1)
@@ -68,14 +65,21 @@ def max_at_k(
       lowest = _rows(_lowest_weights(num_rollouts, size), group)
       transformed = transformed + group_sum(lowest * ascending, None)
     transformed = unsort(transformed, order)
-    if group.where is not None:
-      transformed = jnp.where(group.count < size, 0, transformed)
     if not normalize:
       return transformed
     return standardize(transformed, group, ddof=ddof, epsilon=epsilon)
 
-  # Groups of at most k (counted inside `compute`, as k may depend on m) get zeros as well.
-  minimum = 2 if k is None else max(2, k if leave_one_out or not normalize else k + 1)
+  def smallest_group(num_rollouts: int) -> int:
+    # With all of the group in the one subset, the plain transformed rewards are all equal.
+    size = _subset_size(k, num_rollouts, leave_one_out)
+    return max(2, size + 1 if normalize and not leave_one_out else size)
+
+  def check(num_rollouts: int) -> None:
+    if k is not None and k > num_rollouts:
+      raise ValueError(
+        f"max_at_k: k={k} exceeds num_rollouts={num_rollouts}; use k <= {num_rollouts}"
+      )
+
   return GroupRule(
     "max_at_k",
     compute,
@@ -86,7 +90,9 @@ def max_at_k(
       "ddof": ddof,
       "epsilon": epsilon,
     },
-    minimum_rollouts=minimum,
+    minimum_rollouts=2 if k is None else smallest_group(k),
+    minimum_for=smallest_group,
+    check=check,
     scale_degree=0 if normalize else 1,
   )
 

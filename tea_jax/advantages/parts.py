@@ -82,3 +82,17 @@ def random_order(key: Array, group: Group) -> Array:
   if group.where is not None:
     keys = keys | (~group.where).astype(jnp.uint32) << 31
   return (jnp.sort(keys, -1) & jnp.uint32(2**index_bits - 1)).astype(jnp.int32)
+
+
+def random_positions(key: Array | None, group: Group) -> Array:
+  """`[..., m]` int32: each rollout's place in a random order of its group, without a key as given.
+
+  Rollouts that do not count come last.
+  """
+  shape = group.rewards.shape
+  index = jnp.broadcast_to(jnp.arange(shape[-1], dtype=jnp.int32), shape)
+  if key is not None:
+    return unsort(index, random_order(key, group))
+  if group.where is None:
+    return index
+  return jnp.where(group.where, jnp.cumsum(group.where, -1) - 1, shape[-1])

@@ -106,6 +106,8 @@ class GroupRule:
     minimum_rollouts: the smallest group that can get a non-zero advantage.
     scale_degree: d if multiplying rewards by s > 0 multiplies advantages by s^d. Then rewards
       beyond 2^40 are scaled down before the arithmetic, which may square them. None: not scaled.
+    minimum_for: the same for a given m, where it depends on m.
+    check: raises for a number of rollouts that the rule cannot handle at all.
     tracker: statistics carried from step to step, see `update`; None for a stateless rule.
   """
 
@@ -116,6 +118,8 @@ class GroupRule:
   accepts: tuple[str, ...] = ()
   minimum_rollouts: int = 2
   scale_degree: int | None = None
+  minimum_for: Callable[[int], int] | None = None
+  check: Callable[[int], Any] | None = None
   tracker: Tracker | None = None
   _compiled: Callable[..., Array] = dataclasses.field(init=False, repr=False)
 
@@ -150,11 +154,13 @@ class GroupRule:
     used = (*self.needs, *self.accepts)
     inputs = {name: value if name in used else None for name, value in inputs.items()}
     where = _checked("where", where, rewards.shape)
+    if self.check is not None:
+      self.check(rewards.shape[-1])
     return self._compiled(rewards, where, inputs)
 
   def _evaluate(self, rewards: Array, where: Array | None, inputs: dict[str, Any]) -> Array:
     dtype, num_rollouts = rewards.dtype, rewards.shape[-1]
-    if num_rollouts < self.minimum_rollouts:
+    if num_rollouts < self.smallest_group(num_rollouts):
       return jnp.zeros_like(rewards)
     values = jax.lax.stop_gradient(rewards).astype(jnp.promote_types(dtype, jnp.float32))
     count = num_rollouts
@@ -177,14 +183,20 @@ class GroupRule:
     if self.scale_degree:
       advantages = advantages * scale
     if where is not None:
-      enough = count >= self.minimum_rollouts
+      enough = count >= self.smallest_group(num_rollouts)
       advantages = jnp.where(where & enough, advantages, 0)
     largest = float(jnp.finfo(dtype).max)
     return jax.lax.stop_gradient(jnp.clip(advantages, -largest, largest).astype(dtype))
 
+  def smallest_group(self, num_rollouts: int) -> int:
+    """How many of `num_rollouts` must count for an advantage to be other than 0."""
+    return self.minimum_rollouts if self.minimum_for is None else self.minimum_for(num_rollouts)
+
   def check_num_rollouts(self, num_rollouts: int) -> None:
-    """Refuses, before a run, a group size at which this rule would always give zeros."""
-    if num_rollouts < self.minimum_rollouts:
+    """Refuses, before a run, a group size at which this rule fails or always gives zeros."""
+    if self.check is not None:
+      self.check(num_rollouts)
+    if num_rollouts < self.smallest_group(num_rollouts):
       raise ValueError(
         f"num_rollouts={num_rollouts} is too small for {self!r}, which would give every rollout "
         f"advantage 0; use num_rollouts >= {self.minimum_rollouts}"
