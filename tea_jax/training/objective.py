@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from tea_jax.training.kl import KLEstimator, KLGradient, kl_penalty
+from tea_jax.training.options import require
 from tea_jax.training.ratios import completion_mask, importance_ratios, sampler_correction
 
 Aggregation = Literal["token_sum", "constant_length", "token_mean", "sequence_mean"]
@@ -80,34 +81,34 @@ class ObjectiveConfig:
   truncation_penalty: float = 0.0
 
   def __post_init__(self) -> None:
-    _require(self.kl_coefficient >= 0, f"kl_coefficient={self.kl_coefficient} must be >= 0.")
+    require(self.kl_coefficient >= 0, f"kl_coefficient={self.kl_coefficient} must be >= 0.")
     if self.kl_placement == "reward":
-      _require(
+      require(
         self.kl_estimator == "k1",
         f'kl_estimator="{self.kl_estimator}" does not suit kl_placement="reward": only k1 has the '
         'right expected gradient there; set kl_estimator="k1".',
       )
     elif self.kl_coefficient > 0:
-      _require(
+      require(
         (self.kl_estimator, self.kl_gradient) != ("k1", "estimator"),
         'kl_estimator="k1" with kl_gradient="estimator" has zero expected gradient; use '
         'kl_gradient="token" or kl_placement="reward".',
       )
-      _require(
+      require(
         (self.kl_estimator, self.kl_gradient) != ("k2", "trajectory"),
         'kl_estimator="k2" is not an unbiased KL, so it has no kl_gradient="trajectory"; use k1 or '
         "k3.",
       )
     for name in ("clip_epsilon_low", "clip_epsilon_high"):
       value = getattr(self, name)
-      _require(value is None or value > 0, f"{name}={value} must be positive, or None for no clip.")
+      require(value is None or value > 0, f"{name}={value} must be positive, or None for no clip.")
     low = self.clip_epsilon_low
-    _require(low is None or low < 1, f"clip_epsilon_low={low} must be below 1.")
-    _require(
+    require(low is None or low < 1, f"clip_epsilon_low={low} must be below 1.")
+    require(
       self.importance_cap is None or self.importance_cap > 0,
       f"importance_cap={self.importance_cap} must be positive, or None for no correction.",
     )
-    _require(
+    require(
       self.truncated_rollouts == "penalise" or self.truncation_penalty == 0,
       f"truncation_penalty={self.truncation_penalty} has no effect with "
       f'truncated_rollouts="{self.truncated_rollouts}"; use "penalise".',
@@ -117,11 +118,6 @@ class ObjectiveConfig:
   def needs_reference(self) -> bool:
     """Whether log-probabilities of the reference are computed at all."""
     return self.kl_coefficient > 0 or self.measure_kl
-
-
-def _require(condition: bool, message: str) -> None:
-  if not condition:
-    raise ValueError(message)
 
 
 def token_weights(

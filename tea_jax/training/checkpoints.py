@@ -1,0 +1,249 @@
+"""Checkpoints of a run: everything that a step depends on, written whole or not at all.
+
+The only file that knows orbax. A checkpoint is named by the *next* step to run. It holds two items:
+`state`, the arrays (parameters, optimiser, tracked statistics), and `meta`, a JSON object (step,
+root key, iterator, best so far, byte offsets of the logs, checksums of the arrays).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import logging
+import pathlib
+import shutil
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+# What a full disk must keep free beyond the state itself: metadata, logs, rounding.
+_SPARE_BYTES = 16 * 2**20
+_FULL = ("no space left", "resource_exhausted", "disk quota", "file too large")
+
+
+class CheckpointError(RuntimeError):
+  """A checkpoint could not be written or read; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """One restored checkpoint.
+
+  Attributes:
+    step: the next step to run.
+    state: pytree of arrays, with the shardings of the abstract tree that was asked for.
+    meta: the JSON object that was saved beside it.
+  """
+
+  step: int
+  state: Any
+  meta: dict[str, Any]
+
+
+class CheckpointStore:
+  """The checkpoints of one run folder.
+
+  Args:
+    folder: created if absent.
+    keep: how many of the latest checkpoints stay.
+    asynchronous: write in the background while training goes on (accelerators; on CPU the next
+      step would write into the buffers that are being saved, so there it is always off).
+    announce: called with each sentence the user should see.
+
+  Raises:
+    CheckpointError: if the folder cannot be written.
+  """
+
+  def __init__(
+    self,
+    folder: str | pathlib.Path,
+    *,
+    keep: int = 2,
+    asynchronous: bool = False,
+    announce: Callable[[str], None] = print,
+  ):
+    # Orbax reports every save on the root logger; a run has its own words for that.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    self.folder = pathlib.Path(folder).absolute()
+    self._keep = keep
+    self._asynchronous = asynchronous and jax.default_backend() != "cpu"
+    self._announce = announce
+    check_writable(self.folder)
+    self._manager = self._open()
+
+  def _open(self) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+      self.folder,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=ocp.checkpoint_managers.LatestN(self._keep),
+        enable_async_checkpointing=self._asynchronous,
+        cleanup_tmp_directories=True,
+      ),
+    )
+
+  def steps(self) -> list[int]:
+    """Steps of the finished checkpoints, ascending."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+    """Writes a checkpoint; a kill at any instant leaves it whole or absent.
+
+    Args:
+      step: the next step to run.
+      state: pytree of arrays.
+      meta: JSON object.
+
+    Raises:
+      CheckpointError: disk full, folder read-only, or the write failed.
+    """
+    if step in self._manager.all_steps():
+      return
+    self._check_space(state)
+    meta = {**meta, "step": step, "checksums": checksums(state)}
+    try:
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          meta=ocp.args.JsonSave(meta),
+        ),
+      )
+      self._manager.check_for_errors()
+    except Exception as error:
+      raise CheckpointError(self._explain(step, error)) from error
+
+  def restore_latest(self, abstract_state: Any) -> Checkpoint | None:
+    """The newest checkpoint that is whole, or None if there is none.
+
+    A checkpoint that cannot be read, or whose arrays differ from their checksums, is set aside
+    (renamed to `<step>.corrupt`) and announced, and the one before is taken.
+
+    Args:
+      abstract_state: pytree of `jax.ShapeDtypeStruct` (with shardings where there are devices).
+
+    Raises:
+      CheckpointError: if there are checkpoints, but none of them can be read.
+    """
+    steps = self.steps()
+    for step in reversed(steps):
+      try:
+        restored = self._manager.restore(
+          step,
+          args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract_state),
+            meta=ocp.args.JsonRestore(),
+          ),
+        )
+        meta = dict(restored["meta"])
+        _check_checksums(restored["state"], meta["checksums"])
+        return Checkpoint(step, restored["state"], meta)
+      except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        self._announce(
+          f"Checkpoint {step} in {self.folder} cannot be read ({type(error).__name__}: {reason}); "
+          "falling back to the one before."
+        )
+        self._set_aside(step)
+    if steps:
+      raise CheckpointError(
+        f"None of the {len(steps)} checkpoints in {self.folder} can be read; they were renamed to "
+        "<step>.corrupt. Start a new run in another folder, or restore them from a copy."
+      )
+    return None
+
+  def wait(self) -> None:
+    """Returns when everything is on disk.
+
+    Raises:
+      CheckpointError: if a write in the background failed.
+    """
+    try:
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+    except Exception as error:
+      raise CheckpointError(self._explain(None, error)) from error
+
+  def close(self) -> None:
+    self.wait()
+    self._manager.close()
+
+  def _set_aside(self, step: int) -> None:
+    self._manager.close()
+    # Outside the folder that orbax scans, so that no later start trips over it.
+    aside = self.folder.parent / "corrupt_checkpoints"
+    aside.mkdir(exist_ok=True)
+    target = aside / f"{step}.corrupt"
+    shutil.rmtree(target, ignore_errors=True)
+    (self.folder / str(step)).rename(target)
+    self._manager = self._open()
+
+  def _check_space(self, state: Any) -> None:
+    needed = num_bytes(state) + _SPARE_BYTES
+    free = shutil.disk_usage(self.folder).free
+    if free < needed:
+      raise CheckpointError(
+        f"The disk of {self.folder} has {free / 1e9:.2f} GB free, but a checkpoint takes "
+        f"{needed / 1e9:.2f} GB; free some space and run the same command again"
+        f"{self._last_good()}."
+      )
+
+  def _last_good(self) -> str:
+    steps = self.steps()
+    return f": it goes on from step {steps[-1]}" if steps else ""
+
+  def _explain(self, step: int | None, error: Exception) -> str:
+    what = "A checkpoint" if step is None else f"Checkpoint {step}"
+    text = " ".join(str(error).split())
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT) or any(word in text.lower() for word in _FULL):
+      reason = "the disk is full; free some space"
+    elif number in (errno.EROFS, errno.EACCES, errno.EPERM):
+      reason = "the folder is read-only; make it writable"
+    else:
+      reason = f"{type(error).__name__}: {text[:300]}; see to it"
+    return (
+      f"{what} could not be written to {self.folder}: {reason} and run the same command again"
+      f"{self._last_good()}."
+    )
+
+
+def check_writable(folder: pathlib.Path) -> None:
+  """Makes the folder and writes one byte into it.
+
+  Raises:
+    CheckpointError: naming the folder and the reason.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".write_probe"
+    probe.write_bytes(b"1")
+    probe.unlink()
+  except OSError as error:
+    reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+    raise CheckpointError(
+      f"The folder {folder} cannot be written ({reason}); choose another with --run-folder."
+    ) from error
+
+
+def num_bytes(tree: Any) -> int:
+  """Bytes of all arrays of a tree."""
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def checksums(tree: Any) -> list[int]:
+  """CRC-32 of each array, in tree order; empty where arrays are spread over processes."""
+  leaves = jax.tree.leaves(tree)
+  if not all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves):
+    return []
+  return [zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).reshape(-1)) for leaf in leaves]
+
+
+def _check_checksums(state: Any, expected: list[int]) -> None:
+  actual = checksums(state)
+  if expected and actual and actual != list(expected):
+    wrong = sum(a != b for a, b in zip(actual, expected))
+    raise ValueError(f"{wrong} of {len(expected)} arrays differ from their checksums")
