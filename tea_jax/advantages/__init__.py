@@ -1,5 +1,7 @@
 """Advantage rules: rewards of groups of rollouts in, advantages out."""
 
+from tea_jax.advantages.bon_rl import bon_rl
+from tea_jax.advantages.compute_aligned import cat_best_of_n, cat_majority, cat_pass_at_n
 from tea_jax.advantages.group_relative import bon_max_mean, bon_max_second, grpo, rloo
 from tea_jax.advantages.max_at_k import max_at_k
 from tea_jax.advantages.oracle import best_of_n_oracle
@@ -20,6 +22,10 @@ __all__ = [
   "best_of_n_oracle",
   "bon_max_mean",
   "bon_max_second",
+  "bon_rl",
+  "cat_best_of_n",
+  "cat_majority",
+  "cat_pass_at_n",
   "grpo",
   "make_advantage",
   "max_at_k",

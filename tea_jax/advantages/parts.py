@@ -56,7 +56,7 @@ def standardize(values: Array, group: Group, *, ddof: int, epsilon: float) -> Ar
   deviation = jnp.sqrt(variance)
   noise = 8 * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values), -1, keepdims=True)
   spread = deviation > noise
-  return jnp.where(spread, centred / jnp.where(spread, deviation + epsilon, 1), 0)
+  return jnp.where(spread, centred / jnp.where(spread, deviation + epsilon / group.scale, 1), 0)
 
 
 def sort_rewards(values: Array) -> tuple[Array, Array]:
@@ -68,6 +68,18 @@ def sort_rewards(values: Array) -> tuple[Array, Array]:
 def unsort(values: Array, order: Array) -> Array:
   """Inverse of `take_along_axis(., order)`."""
   return jnp.put_along_axis(jnp.zeros_like(values), order, values, -1, inplace=False)
+
+
+def count_below(group: Group) -> Array:
+  """`[..., m]` number of rollouts of the group strictly below each: ties share one count."""
+  values = group.rewards if group.where is None else jnp.where(group.where, group.rewards, jnp.inf)
+  ascending, order = sort_rewards(values)
+  index = jnp.broadcast_to(jnp.arange(values.shape[-1]), values.shape)
+  starts = jnp.concatenate(
+    [jnp.ones_like(order[..., :1], bool), ascending[..., 1:] != ascending[..., :-1]], -1
+  )
+  first_of_ties = jax.lax.cummax(jnp.where(starts, index, 0), axis=values.ndim - 1)
+  return unsort(first_of_ties, order)
 
 
 def random_order(key: Array, group: Group) -> Array:

@@ -71,12 +71,14 @@ class Group(NamedTuple):
     rewards: `[..., m]`, float32 (or float64); outside `where` the value of a rollout that counts.
     where: `[..., m]` or None when every rollout counts (the fast path).
     count: n, an int when every rollout counts, else `[..., 1]` int32.
+    scale: `[..., 1]` or 1: `rewards` have been divided by it.
     key, logprobs, answers, quantiles, thresholds: see `AdvantageRule`.
   """
 
   rewards: Array
   where: Array | None
   count: Any
+  scale: Any = 1.0
   key: Array | None = None
   logprobs: Array | None = None
   answers: Array | None = None
@@ -179,7 +181,9 @@ class GroupRule:
       name: jax.lax.stop_gradient(value) if name in ("logprobs", "quantiles") else value
       for name, value in inputs.items()
     }
-    advantages = self.compute(Group(values, where, count, **inputs))
+    advantages = self.compute(
+      Group(values, where, count, 1.0 if scale is None else scale, **inputs)
+    )
     if self.scale_degree:
       advantages = advantages * scale
     if where is not None:

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from tea_jax.advantages.aligned_weights import majority_threshold
+
 
 class Tracker(NamedTuple):
   """How a rule's statistics start and move.
@@ -179,3 +181,29 @@ def quantile_tracker(
     return {"quantiles": quantiles}, append_rewards(state, rewards, step=step, where=where)
 
   return Tracker(lambda: reward_buffer(capacity), observe)
+
+
+def threshold_tracker(
+  *, budget: int, success_threshold: float = 0.5, decay: float = 0.9
+) -> Tracker:
+  """Feeds `thresholds` from a `MovingThreshold` of the batch's mean majority threshold."""
+  update_threshold(moving_threshold(), jnp.zeros(()), decay=decay)
+
+  def observe(state, rewards, *, step, where, answers):
+    del step
+    of_group = majority_threshold(
+      rewards, answers, budget=budget, success_threshold=success_threshold, where=where
+    ).astype(jnp.float32)
+    if where is None:
+      of_batch, any_group = jnp.mean(of_group), True
+    else:
+      counts = jnp.any(where, -1)
+      of_batch = jnp.sum(jnp.where(counts, of_group, 0)) / jnp.maximum(jnp.sum(counts), 1)
+      any_group = jnp.any(counts)
+    moved = update_threshold(state, of_batch, decay=decay)
+    state_after = jax.tree.map(lambda new, old: jnp.where(any_group, new, old), moved, state)
+    # The first batch has nothing before it and is judged by its own threshold.
+    current = jnp.where(state.started, state.value, of_batch)
+    return {"thresholds": current}, state_after
+
+  return Tracker(moving_threshold, observe, needs_answers=True)

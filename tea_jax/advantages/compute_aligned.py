@@ -1,0 +1,328 @@
+"""Compute-aligned training: group-relative advantages times the value of a sample at test time.
+
+The advantage is made of the raw rewards first and weighted after: standardising weighted rewards
+would cancel the weight of a prompt. Weights are in `aligned_weights`, tracked statistics in
+`tracking`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple, get_args
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from tea_jax.advantages.aligned_weights import (
+  WeightNormalization,
+  aligned_weights,
+  log_best_of_n_weight,
+  log_majority_weight,
+  log_pass_weight,
+  majority_threshold,
+)
+from tea_jax.advantages.group_relative import check_standardization
+from tea_jax.advantages.parts import centre, count_below, group_sum, standardize
+from tea_jax.advantages.rule import Group, GroupRule, register_advantage
+from tea_jax.advantages.tracking import quantile_tracker, threshold_tracker
+
+Quantile = Literal["strict", "rank", "laplace", "tracked"]
+
+
+@register_advantage("cat_best_of_n")
+def cat_best_of_n(
+  *,
+  budget: int = 128,
+  quantile: Quantile = "strict",
+  normalize: bool = True,
+  weight_clip: float | None = None,
+  weight_normalization: WeightNormalization = "group",
+  silence_penalty: float = 0.0,
+  buffer_capacity: int = 4000,
+  decay: float = 1.0,
+  smoothing: float = 1.0,
+  ddof: int = 0,
+  epsilon: float = 1e-8,
+) -> GroupRule:
+  """Best-of-N weighting: A_i = w_i (r_i - mean(r)) / std(r), w_i = N q_i^(N-1) over its mean.
+
+  q_i is the share of rewards strictly below r_i. Budget 1 is GRPO-Z; for N >> m all weight is on
+  the best rollout.
+
+  Args:
+    budget: N, the deployment budget.
+    quantile: "strict" c / m, c the rewards of the group strictly below; "rank" (c + 1) / (m + 1);
+      "laplace" (c + 1) / (m + 2); "tracked" the given `quantiles`, over the rewards of recent steps
+      (for one prompt or rewards comparable across prompts), see `GroupRule.update`.
+    normalize: divide the advantage by the group's standard deviation.
+    weight_clip: largest weight, before normalisation; None for no bound.
+    weight_normalization: "none", "group" or "batch" (mean 1 over all rollouts of the call).
+    silence_penalty: taken from the advantage of every rollout, before weighting, if all rewards of
+      the group are 0.
+    buffer_capacity, decay, smoothing: of the tracked quantiles, see `reward_quantiles`.
+    ddof, epsilon: see `grpo`.
+
+  Raises:
+    ValueError: for arguments out of range, or a `silence_penalty` that every weight would cancel.
+
+  Source: arXiv 2605.10716, eqs. 26, 27; arXiv 2604.24957, eqs. 58, 80, 105-108.
+  """
+  options = _Options(normalize, weight_clip, weight_normalization, silence_penalty, ddof, epsilon)
+  options.check(budget)
+  if quantile not in get_args(Quantile):
+    raise ValueError(f"quantile={quantile!r} must be one of {get_args(Quantile)}")
+  if silence_penalty and quantile == "strict" and budget > 1:
+    raise ValueError(
+      f"silence_penalty={silence_penalty} has no effect with quantile='strict', which gives equal "
+      "rewards weight 0; use quantile='laplace'"
+    )
+
+  def compute(group: Group) -> Array:
+    if quantile == "tracked":
+      assert group.quantiles is not None
+      share = group.quantiles.astype(group.rewards.dtype)
+    else:
+      below = count_below(group)
+      extra, total = {"strict": (0, 0), "rank": (1, 1), "laplace": (1, 2)}[quantile]
+      share = (below + extra) / jnp.maximum(group.count + total, 1)
+    log_share = jnp.log(jnp.clip(share, 0, 1))
+    return _weighted(group, log_best_of_n_weight(log_share, budget=budget), options)
+
+  tracked = quantile == "tracked"
+  tracker = quantile_tracker(capacity=buffer_capacity, decay=decay, smoothing=smoothing)
+  return GroupRule(
+    "cat_best_of_n",
+    compute,
+    {
+      "budget": budget,
+      "quantile": quantile,
+      "buffer_capacity": buffer_capacity,
+      "decay": decay,
+      "smoothing": smoothing,
+      **options._asdict(),
+    },
+    needs=("quantiles",) if tracked else (),
+    scale_degree=0 if normalize else 1,
+    tracker=tracker if tracked else None,
+  )
+
+
+@register_advantage("cat_pass_at_n")
+def cat_pass_at_n(
+  *,
+  budget: int = 128,
+  probability: Literal["sequence", "group"] = "sequence",
+  log_weighted: bool = True,
+  laplace: float = 1.0,
+  success_threshold: float = 0.5,
+  normalize: bool = True,
+  weight_clip: float | None = 50.0,
+  weight_normalization: WeightNormalization = "none",
+  silence_penalty: float = 0.0,
+  ddof: int = 0,
+  epsilon: float = 1e-8,
+) -> GroupRule:
+  """Pass@N weighting: A_i = w_i (r_i - mean(r)) / std(r), for rewards that say right or wrong.
+
+  raw w = N (1 - p)^(N-1); log-weighted w = N p (1 - p)^(N-1) / (1 - (1 - p)^N), bounded by 1.
+
+  With `probability="sequence"`, p is the probability of each whole completion. For completions of
+  more than a few tokens that is below 1e-30, and every weight is 1 (log-weighted) or N (raw): the
+  published rule, but a constant. `probability="group"` takes the share of correct rollouts.
+
+  Args:
+    budget: N, the number of samples at deployment.
+    probability: "sequence", which needs `logprobs`, or "group".
+    log_weighted: the weight of log S (bounded) instead of S (large variance at small p).
+    laplace: pseudo-count of the group's share, (c + laplace) / (m + 2 laplace).
+    success_threshold: rewards above it count as correct.
+    normalize, weight_clip, weight_normalization, silence_penalty: see `cat_best_of_n`.
+    ddof, epsilon: see `grpo`.
+
+  Raises:
+    ValueError: for arguments out of range.
+
+  Source: arXiv 2604.24957, Table 1, eqs. 75, 79, 83, 97, 103.
+  """
+  options = _Options(normalize, weight_clip, weight_normalization, silence_penalty, ddof, epsilon)
+  options.check(budget)
+  if probability not in ("sequence", "group"):
+    raise ValueError(f"probability={probability!r} must be 'sequence' or 'group'")
+  _check_laplace(laplace)
+
+  def compute(group: Group) -> Array:
+    if probability == "sequence":
+      assert group.logprobs is not None
+      log_success, log_failure = group.logprobs.astype(group.rewards.dtype), None
+      log_success = jnp.minimum(log_success, 0)
+    else:
+      log_success, log_failure = _log_success_rate(group, laplace, success_threshold)
+    weight = log_pass_weight(
+      log_success, budget=budget, log_weighted=log_weighted, log_failure=log_failure
+    )
+    return _weighted(group, weight, options)
+
+  return GroupRule(
+    "cat_pass_at_n",
+    compute,
+    {
+      "budget": budget,
+      "probability": probability,
+      "log_weighted": log_weighted,
+      "laplace": laplace,
+      "success_threshold": success_threshold,
+      **options._asdict(),
+    },
+    needs=("logprobs",) if probability == "sequence" else (),
+    scale_degree=0 if normalize else 1,
+  )
+
+
+@register_advantage("cat_majority")
+def cat_majority(
+  *,
+  budget: int = 8,
+  threshold: Literal["dynamic", "tracked"] | int = "dynamic",
+  log_weighted: bool = False,
+  laplace: float = 1.0,
+  success_threshold: float = 0.5,
+  normalize: bool = True,
+  weight_clip: float | None = 10.0,
+  weight_normalization: WeightNormalization = "batch",
+  silence_penalty: float = 0.0,
+  decay: float = 0.9,
+  ddof: int = 0,
+  epsilon: float = 1e-8,
+) -> GroupRule:
+  """Majority-vote weighting: A_i = w (r_i - mean(r)) / std(r), one w a prompt.
+
+  w = N C(N-1, k-1) p^(k-1) (1-p)^(N-k), the value of one more vote where k of N win and
+  p = (c + laplace) / (m + 2 laplace) is the share of correct rollouts: large at the tipping point.
+
+  Args:
+    budget: N, the number of votes at deployment.
+    threshold: k: "dynamic" beats the group's most frequent wrong answer (needs `answers`);
+      "tracked" is its moving average over steps, see `GroupRule.update`; or a number. 1 is Pass@N.
+    log_weighted: the weight of log S instead of S.
+    laplace, success_threshold: see `cat_pass_at_n`.
+    normalize, weight_clip, weight_normalization, silence_penalty: see `cat_best_of_n`.
+    decay: of the moving average.
+    ddof, epsilon: see `grpo`.
+
+  Raises:
+    ValueError: for arguments out of range.
+
+  Source: arXiv 2604.24957, Table 1, section B.7.2, eqs. 79, 81, 103.
+  """
+  options = _Options(normalize, weight_clip, weight_normalization, silence_penalty, ddof, epsilon)
+  options.check(budget)
+  _check_laplace(laplace)
+  if threshold not in ("dynamic", "tracked") and not (
+    isinstance(threshold, int) and 1 <= threshold <= budget
+  ):
+    raise ValueError(
+      f"threshold={threshold!r} must be 'dynamic', 'tracked' or a number of votes, 1 to {budget}"
+    )
+
+  def compute(group: Group) -> Array:
+    if threshold == "dynamic":
+      assert group.answers is not None
+      votes = majority_threshold(
+        group.rewards,
+        group.answers,
+        budget=budget,
+        success_threshold=success_threshold / group.scale,
+        where=group.where,
+      )[..., None]
+    elif threshold == "tracked":
+      assert group.thresholds is not None
+      votes = jnp.round(group.thresholds).astype(jnp.int32)[..., None]
+      votes = jnp.broadcast_to(votes, (*group.rewards.shape[:-1], 1))
+    else:
+      votes = jnp.full((*group.rewards.shape[:-1], 1), threshold, jnp.int32)
+    log_success, log_failure = _log_success_rate(group, laplace, success_threshold)
+    weight = log_majority_weight(
+      log_success, votes, budget=budget, log_weighted=log_weighted, log_failure=log_failure
+    )
+    return _weighted(group, weight, options)
+
+  needs = {"dynamic": ("answers",), "tracked": ("thresholds",)}
+  tracker = threshold_tracker(budget=budget, success_threshold=success_threshold, decay=decay)
+  return GroupRule(
+    "cat_majority",
+    compute,
+    {
+      "budget": budget,
+      "threshold": threshold,
+      "log_weighted": log_weighted,
+      "laplace": laplace,
+      "success_threshold": success_threshold,
+      "decay": decay,
+      **options._asdict(),
+    },
+    needs=needs.get(threshold, ()) if isinstance(threshold, str) else (),
+    scale_degree=0 if normalize else 1,
+    tracker=tracker if threshold == "tracked" else None,
+  )
+
+
+class _Options(NamedTuple):
+  """What the three rules share."""
+
+  normalize: bool
+  weight_clip: float | None
+  weight_normalization: WeightNormalization
+  silence_penalty: float
+  ddof: int
+  epsilon: float
+
+  def check(self, budget: int) -> None:
+    if budget != int(budget) or budget < 1:
+      raise ValueError(f"budget={budget} must be a positive integer")
+    if self.weight_clip is not None and not self.weight_clip > 0:
+      raise ValueError(f"weight_clip={self.weight_clip} must be positive, or None for no bound")
+    if self.weight_normalization not in get_args(WeightNormalization):
+      raise ValueError(
+        f"weight_normalization={self.weight_normalization!r} must be one of "
+        f"{get_args(WeightNormalization)}"
+      )
+    if not 0 <= self.silence_penalty < math.inf:
+      raise ValueError(f"silence_penalty={self.silence_penalty} must not be negative")
+    check_standardization(self.ddof, self.epsilon)
+
+
+def _weighted(group: Group, log_weights: Array, options: _Options) -> Array:
+  """Advantage of the raw rewards, then the penalty of a silent group, then the weight."""
+  if options.normalize:
+    advantages = standardize(group.rewards, group, ddof=options.ddof, epsilon=options.epsilon)
+  else:
+    advantages = centre(group.rewards, group)
+  if options.silence_penalty:
+    silent = group_sum(group.rewards != 0, group.where) == 0
+    advantages = advantages - jnp.where(silent, options.silence_penalty, 0)
+  weights = aligned_weights(
+    log_weights,
+    group.rewards.shape,
+    where=group.where,
+    clip=options.weight_clip,
+    normalization=options.weight_normalization,
+  )
+  return advantages * weights
+
+
+def _check_laplace(laplace: float) -> None:
+  if not 0 <= laplace < math.inf:
+    raise ValueError(f"laplace={laplace} must not be negative; 1 is Laplace's rule")
+
+
+def _log_success_rate(
+  group: Group, laplace: float, success_threshold: float
+) -> tuple[Array, Array]:
+  """log p and log(1 - p), `[..., 1]`, of the smoothed share of correct rollouts."""
+  correct = group_sum(group.rewards > success_threshold / group.scale, group.where)
+  total = jnp.log(jnp.maximum(group.count, 1) + 2 * laplace).astype(group.rewards.dtype)
+  wrong = group.count - correct
+  dtype = group.rewards.dtype
+  return jnp.log((correct + laplace).astype(dtype)) - total, (
+    jnp.log((wrong + laplace).astype(dtype)) - total
+  )
