@@ -231,13 +231,21 @@ def hidden_states(
   return normalize(x, params["final_norm"], config)
 
 
+def head_weight(config: ModelConfig, params: Params) -> tuple[Array, bool]:
+  """The head's matrix and whether it is `[V, D]` (tied, or laid out for decoding) or `[D, V]`."""
+  if config.tie_embeddings:
+    return params["embed"]["embedding"], True
+  head = params["lm_head"]
+  if "kernel_transposed" in head:
+    return head["kernel_transposed"], True
+  return head["kernel"], False
+
+
 def logits(
   config: ModelConfig, params: Params, hidden: Float[Array, "*batch D"]
 ) -> Float[Array, "*batch V"]:
   """Float32 logits; meant for few positions, since `[B, T, V]` is large."""
-  if config.tie_embeddings:
-    weight, equation = params["embed"]["embedding"], "...d,vd->...v"
-  else:
-    weight, equation = params["lm_head"]["kernel"], "...d,dv->...v"
+  weight, vocabulary_first = head_weight(config, params)
+  equation = "...d,vd->...v" if vocabulary_first else "...d,dv->...v"
   weight = weight.astype(hidden.dtype)
   return jnp.einsum(equation, hidden, weight, preferred_element_type=jnp.float32)

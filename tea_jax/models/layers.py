@@ -30,8 +30,14 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def linear(x: Float[Array, "*batch n"], weights: Weights) -> Float[Array, "*batch k"]:
-  """`x @ kernel + bias`, in the dtype of `x`; the bias is optional."""
-  y = x @ weights["kernel"].astype(x.dtype)
+  """`x @ kernel + bias`, in the dtype of `x`; the bias is optional.
+
+  The kernel is `[in, out]`, or `[out, in]` under the name `kernel_transposed`.
+  """
+  if "kernel_transposed" in weights:
+    y = jnp.einsum("...n,kn->...k", x, weights["kernel_transposed"].astype(x.dtype))
+  else:
+    y = x @ weights["kernel"].astype(x.dtype)
   if "bias" in weights:
     y = y + weights["bias"].astype(x.dtype)
   return y
@@ -173,15 +179,24 @@ def block(
 
 
 def fuse_projections(weights: Weights, dtype: Any) -> Weights:
-  """One layer's weights cast to `dtype`, with query/key/value and gate/up as one kernel each."""
+  """One layer for decoding: query/key/value and gate/up as one kernel each, `[out, in]`."""
 
   def fused(parts: list[Weights]) -> Weights:
     return {name: jnp.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
 
+  def transposed(part: Weights) -> Weights:
+    return {"kernel_transposed": part["kernel"].T, **{n: part[n] for n in part if n != "kernel"}}
+
   attention, feed_forward = dict(weights["attention"]), dict(weights["mlp"])
   parts = [attention.pop(name) for name in ("query", "key", "value")]
-  attention["query_key_value"] = fused(parts)
+  attention["query_key_value"] = transposed(fused(parts))
+  attention["output"] = transposed(attention["output"])
   if "gate" in feed_forward:
     feed_forward["gate_up"] = fused([feed_forward.pop("gate"), feed_forward.pop("up")])
-  merged = {**weights, "attention": attention, "mlp": feed_forward}
-  return jax.tree.map(lambda leaf: leaf.astype(dtype), merged)
+  feed_forward = {name: transposed(part) for name, part in feed_forward.items()}
+  return cast_matrices({**weights, "attention": attention, "mlp": feed_forward}, dtype)
+
+
+def cast_matrices(weights: Weights, dtype: Any) -> Weights:
+  """Kernels and tables in `dtype`; norms and biases stay as they are."""
+  return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, weights)

@@ -8,10 +8,11 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tea_jax.models import causal_lm
+from tea_jax.models import causal_lm, decoding
 from tea_jax.models.attention import AttentionKind
 from tea_jax.models.causal_lm import Params, Remat
 from tea_jax.models.config import ModelConfig
+from tea_jax.models.decoding import Cache, Prefill
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,3 +62,29 @@ class Policy:
   def logits(self, params: Params, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
     """Float32 logits of hidden states; see `causal_lm.logits`."""
     return causal_lm.logits(self.config, params, hidden)
+
+  def decode_weights(self, params: Params) -> Params:
+    """`params` laid out for `decode_step`; see `decoding.decode_weights`."""
+    return decoding.decode_weights(self.config, params, self.dtype)
+
+  def prefill(
+    self, params: Params, tokens: Int[Array, "P T_p"], lengths: Int[Array, "P"]
+  ) -> Prefill:
+    """Keys and values of the prompts, and the state that predicts their first tokens."""
+    return decoding.prefill(
+      self.config, params, tokens, lengths, dtype=self.dtype, attention=self.attention
+    )
+
+  def decode_step(
+    self,
+    weights: Params,
+    tokens: Int[Array, "R"],
+    step: Int[Array, ""],
+    prompt_lengths: Int[Array, "P"],
+    prompt_cache: Cache,
+    completion_cache: Cache,
+  ) -> tuple[Float[Array, "R D"], Cache]:
+    """One token of every rollout, on `decode_weights`; see `decoding.decode_step`."""
+    return decoding.decode_step(
+      self.config, weights, tokens, step, prompt_lengths, prompt_cache, completion_cache
+    )

@@ -1,0 +1,157 @@
+"""Prefill and one decoding step of a group: the prompt's cache is kept once, never repeated.
+
+All rollouts of a group attend to their prompt's keys `[P, T_p]` and to their own completion's keys
+`[P m, T_c]`. Every row writes its step t at index t of its completion cache, so one slice update a
+layer serves all rows; a row's position is its prompt's length plus t.
+
+Axes: P prompts, m rollouts of each, R = P m rows, K key heads, H head width, T_p and T_c time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tea_jax.models import causal_lm
+from tea_jax.models.attention import (
+  AttentionKind,
+  causal_attention,
+  segment_attention,
+  visible_keys,
+)
+from tea_jax.models.causal_lm import Params
+from tea_jax.models.config import ModelConfig
+from tea_jax.models.layers import (
+  block,
+  cast_matrices,
+  fuse_projections,
+  normalize,
+  rotary_table,
+)
+
+Cache = tuple[tuple[Array, Array], ...]
+
+
+class Prefill(NamedTuple):
+  """What the prompts leave behind.
+
+  Attributes:
+    hidden: `[P, D]` final hidden state of each prompt's last token.
+    cache: of each layer, keys and values `[P, T_p, K, H]`.
+  """
+
+  hidden: Float[Array, "P D"]
+  cache: Cache
+
+
+def decode_weights(config: ModelConfig, params: Params, dtype: Any) -> Params:
+  """`params` laid out for decoding: a tuple of layers, fused projections, kernels `[out, in]`.
+
+  Few rows meet each kernel at a step, so reading and packing it is the cost; Eigen packs
+  `[out, in]` faster than `[in, out]`. Run it in a jit of its own, or XLA undoes the layout.
+  """
+  layers = tuple(
+    fuse_projections(jax.tree.map(lambda leaf, index=index: leaf[index], params["layers"]), dtype)
+    for index in range(config.num_layers)
+  )
+  rest = {name: value for name, value in params.items() if name != "layers"}
+  if "lm_head" in rest:
+    rest["lm_head"] = {"kernel_transposed": rest["lm_head"]["kernel"].T}
+  return {**cast_matrices(rest, dtype), "layers": layers}
+
+
+def empty_cache(config: ModelConfig, rows: int, length: int, dtype: Any) -> Cache:
+  """Zeroed completion caches `[rows, length, K, H]` of every layer."""
+  shape = (rows, length, config.num_kv_heads, config.head_dim)
+  return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers))
+
+
+def prefill(
+  config: ModelConfig,
+  params: Params,
+  tokens: Int[Array, "P T_p"],
+  lengths: Int[Array, "P"],
+  *,
+  dtype: Any = jnp.float32,
+  attention: AttentionKind = "auto",
+) -> Prefill:
+  """Runs the prompts once and keeps their keys and values."""
+  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+
+  def attend(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, Array]]:
+    attended = causal_attention(
+      query,
+      key,
+      value,
+      lengths=lengths,
+      sliding_window=config.sliding_window,
+      kind=attention,
+    )
+    return attended, (key, value)
+
+  x = causal_lm.embed_tokens(config, params, tokens, positions, dtype)
+  x, (keys, values) = causal_lm.run_layers(config, params["layers"], x, positions, attend)
+  last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0]
+  cache = tuple((keys[index], values[index]) for index in range(config.num_layers))
+  return Prefill(normalize(last, params["final_norm"], config), cache)
+
+
+def decode_step(
+  config: ModelConfig,
+  weights: Params,
+  tokens: Int[Array, "R"],
+  step: Int[Array, ""],
+  prompt_lengths: Int[Array, "P"],
+  prompt_cache: Cache,
+  completion_cache: Cache,
+) -> tuple[Float[Array, "R D"], Cache]:
+  """Feeds completion token number `step` of every row.
+
+  Args:
+    config: the model.
+    weights: from `decode_weights`.
+    tokens: `[R]`, rows of a prompt next to each other.
+    step: index of these tokens in their completions.
+    prompt_lengths: `[P]`.
+    prompt_cache, completion_cache: see the module's text.
+
+  Returns:
+    Final hidden states `[R, D]`, which predict token `step + 1`, and the updated completion cache.
+  """
+  rows, prompts = tokens.shape[0], prompt_lengths.shape[0]
+  rollouts = rows // prompts
+  positions = jnp.repeat(prompt_lengths, rollouts) + step
+  prompt_keys = jnp.arange(prompt_cache[0][0].shape[1])
+  completion_keys = jnp.arange(completion_cache[0][0].shape[1])
+  visible_prompt = (prompt_keys < prompt_lengths[:, None])[:, None] & visible_keys(
+    prompt_lengths[:, None] + step, prompt_keys[None], config.sliding_window
+  )
+  visible_prompt = jnp.repeat(visible_prompt, rollouts, axis=0)
+  visible_completion = visible_keys(step[None, None], completion_keys[None], config.sliding_window)
+  rotary = rotary_table(positions, config)
+  x = causal_lm.embed_tokens(config, weights, tokens, positions, weights_dtype(weights))
+  updated = []
+  for index, layer in enumerate(weights["layers"]):
+
+    def attend(query: Array, key: Array, value: Array, index: int = index):
+      keys, values = (
+        jax.lax.dynamic_update_slice_in_dim(cache, new[:, None], step, axis=1)
+        for cache, new in zip(completion_cache[index], (key, value), strict=True)
+      )
+      segments = [
+        (*prompt_cache[index], visible_prompt),
+        (keys, values, visible_completion),
+      ]
+      return segment_attention(query[:, None], segments)[:, 0], (keys, values)
+
+    x, kept = block(x, layer, config, rotary, attend)
+    updated.append(kept)
+  return normalize(x, weights["final_norm"], config), tuple(updated)
+
+
+def weights_dtype(weights: Params) -> Any:
+  """Compute dtype that `decode_weights` cast to."""
+  return weights["embed"]["embedding"].dtype

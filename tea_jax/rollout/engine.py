@@ -1,0 +1,492 @@
+"""RolloutEngine: prompts in, groups of completions out.
+
+Each prompt is prefilled once and its cache is shared by its group. All rows then decode together in
+one compiled `while_loop` that stops as soon as every row has ended. The host looks in between only
+if someone asked for it: stop strings, a progress bar or a stream; then the loop runs in segments.
+
+Axes: P prompts, m rollouts of each, R = P m rows, T_p and T_c time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from tea_jax.models.causal_lm import Params
+from tea_jax.models.decoding import Cache, empty_cache
+from tea_jax.models.policy import Policy
+from tea_jax.rollout.cache import bucket, prompt_bytes, row_bytes
+from tea_jax.rollout.sampling import Sample, SamplingConfig, sample
+from tea_jax.rollout.types import Rollouts
+
+_MEMORY = 2 << 30
+_SEGMENT = 16
+_SMALLEST_PROMPT = 16
+_SMALLEST_COMPLETION = 8
+
+
+class Progress(NamedTuple):
+  """What a callback sees between two decode segments.
+
+  Attributes:
+    prompts: indices `[P]` into the prompts of the call that are being decoded.
+    rollouts: indices `[m]` of the rollouts of each that are being decoded.
+    step: tokens decoded so far by rows that have not ended.
+    total_steps: the most there can be.
+    completion_tokens: `[P, m, step]` so far, 0 after a row's end.
+    completion_lengths: `[P, m]` so far.
+    finished: `[P, m]` rows that have ended.
+    rows_done, rows_total: of the whole call.
+  """
+
+  prompts: np.ndarray
+  rollouts: np.ndarray
+  step: int
+  total_steps: int
+  completion_tokens: np.ndarray
+  completion_lengths: np.ndarray
+  finished: np.ndarray
+  rows_done: int
+  rows_total: int
+
+
+class DecodeState(NamedTuple):
+  """Carry of the decode loop."""
+
+  step: Int[Array, ""]
+  tokens: Int[Array, "R T_c"]
+  logprobs: Float[Array, "R T_c"]
+  sampling_logprobs: Float[Array, "R T_c"]
+  lengths: Int[Array, "R"]
+  done: Bool[Array, "R"]
+  seen: Bool[Array, "R V"] | None
+  cache: Cache
+
+
+class RolloutEngine:
+  """Samples groups of rollouts from a policy.
+
+  A row's tokens depend on its prompt and its key `fold_in(key, prompt id, rollout, position)` only,
+  not on its batch mates. Across *different* compiled shapes the logits may differ in their last
+  bits, as any matrix product does; a draw changes only if its uniform falls into that gap.
+
+  Attributes:
+    policy: what to sample from; its `params` are not used, `generate` takes them.
+    sampling: how to sample.
+    max_rows: rows decoded at once; None derives it from `memory`.
+    memory: bytes for caches and logits, a bound for `max_rows`.
+    segment: tokens between two looks of the host, when stop strings or callbacks need them.
+  """
+
+  def __init__(
+    self,
+    policy: Policy,
+    sampling: SamplingConfig,
+    *,
+    max_rows: int | None = None,
+    memory: int = _MEMORY,
+    segment: int = _SEGMENT,
+  ):
+    config = policy.config
+    if max_rows is not None and max_rows < 1:
+      raise ValueError(f"max_rows={max_rows} must be at least 1")
+    if segment < 1:
+      raise ValueError(f"segment={segment} must be at least 1")
+    stop_tokens = config.eos_token_ids if sampling.stop_tokens is None else sampling.stop_tokens
+    for token in stop_tokens:
+      if not 0 <= token < config.vocab_size:
+        raise ValueError(
+          f"stop token {token} is unknown: the model's ids are 0 to {config.vocab_size - 1}"
+        )
+    if sampling.stop_strings and policy.tokenizer is None:
+      raise ValueError("stop_strings need a tokenizer, but the policy has none")
+    self.policy, self.sampling = policy, sampling
+    self.stop_tokens = tuple(stop_tokens)
+    self.max_rows, self.memory, self.segment = max_rows, memory, segment
+    self._prepare = jax.jit(policy.decode_weights)
+    self._start = jax.jit(self._start_group, static_argnames=("rollouts", "length"))
+    self._advance = jax.jit(self._advance_group, donate_argnames=("state",))
+
+  def generate(
+    self,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    *,
+    key: Array,
+    num_rollouts: int,
+    prompt_ids: Sequence[int] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+  ) -> Rollouts:
+    """Samples `num_rollouts` completions of every prompt.
+
+    Args:
+      params: weights to sample with.
+      prompts: token ids of each prompt.
+      key: typed PRNG key of this call.
+      num_rollouts: m.
+      prompt_ids: number of each prompt, folded into its key; its place in the call by default.
+      progress: called between segments; what it does cannot change the result.
+
+    Returns:
+      `Rollouts` of numpy arrays: T_p and T_c are bucket sizes.
+
+    Raises:
+      ValueError: an empty prompt, one that does not fit the model's context, an unknown token.
+    """
+    self._check(prompts, num_rollouts, prompt_ids)
+    ids = np.arange(len(prompts)) if prompt_ids is None else np.asarray(prompt_ids)
+    lengths = np.asarray([len(prompt) for prompt in prompts], np.int32)
+    prompt_width = self._prompt_bucket(int(lengths.max()))
+    completion_width = self.completion_bucket
+    prompt_tokens = np.zeros((len(prompts), prompt_width), np.int32)
+    for row, prompt in zip(prompt_tokens, prompts, strict=True):
+      row[: len(prompt)] = prompt
+    shape = (len(prompts), num_rollouts, completion_width)
+    result = Rollouts(
+      prompt_tokens=prompt_tokens,
+      prompt_lengths=lengths,
+      completion_tokens=np.zeros(shape, np.int32),
+      completion_lengths=np.zeros(shape[:2], np.int32),
+      finished=np.zeros(shape[:2], bool),
+      logprobs=np.zeros(shape, np.float32),
+      sampling_logprobs=np.zeros(shape, np.float32),
+    )
+    weights = self._prepare(params)
+    rows_done = 0
+    for prompt_slice, rollout_slice in self._batches(lengths, num_rollouts):
+      watch = None
+      if progress is not None:
+        watch = functools.partial(
+          _report,
+          progress,
+          prompts=np.arange(len(prompts))[prompt_slice],
+          rollouts=np.arange(num_rollouts)[rollout_slice],
+          total_steps=self.sampling.max_completion_length,
+          rows_before=rows_done,
+          rows_total=len(prompts) * num_rollouts,
+        )
+      part = self._generate_batch(
+        params,
+        weights,
+        prompt_tokens[prompt_slice],
+        lengths[prompt_slice],
+        key,
+        ids[prompt_slice],
+        np.arange(num_rollouts)[rollout_slice],
+        watch,
+      )
+      for name, value in part.items():
+        getattr(result, name)[prompt_slice, rollout_slice] = value
+      rows_done += part["finished"].size
+    return result
+
+  @property
+  def completion_bucket(self) -> int:
+    """T_c of the compiled loop and of the result."""
+    return bucket(self.sampling.max_completion_length, smallest=_SMALLEST_COMPLETION)
+
+  def _prompt_bucket(self, length: int) -> int:
+    return min(bucket(length, smallest=_SMALLEST_PROMPT), self.policy.config.max_positions)
+
+  def _check(
+    self,
+    prompts: Sequence[Sequence[int]],
+    num_rollouts: int,
+    prompt_ids: Sequence[int] | None,
+  ) -> None:
+    config, limit = self.policy.config, self.sampling.max_completion_length
+    if not len(prompts):
+      raise ValueError("prompts is empty; give at least one prompt")
+    if num_rollouts < 1:
+      raise ValueError(f"num_rollouts={num_rollouts} must be at least 1")
+    if prompt_ids is not None and len(prompt_ids) != len(prompts):
+      raise ValueError(f"{len(prompt_ids)} prompt_ids for {len(prompts)} prompts")
+    for index, prompt in enumerate(prompts):
+      if not len(prompt):
+        raise ValueError(f"prompt {index} is empty; it needs at least one token, such as bos")
+      if len(prompt) + limit > config.max_positions:
+        raise ValueError(
+          f"prompt {index} has {len(prompt)} tokens, which with max_completion_length={limit}"
+          f" exceeds the model's context of {config.max_positions}; shorten one of them"
+        )
+      if min(prompt) < 0 or max(prompt) >= config.vocab_size:
+        raise ValueError(
+          f"prompt {index} holds a token outside 0 to {config.vocab_size - 1}:"
+          f" {min(prompt) if min(prompt) < 0 else max(prompt)}"
+        )
+
+  def _batches(self, lengths: np.ndarray, num_rollouts: int) -> list[tuple[slice, slice]]:
+    """(prompts, rollouts) slices that fit: whole groups together, a large group in equal parts."""
+    config, item = self.policy.config, self.policy.dtype.itemsize
+    limit = self.max_rows
+    if limit is None:
+      per_row = row_bytes(config, self.completion_bucket, item_size=item)
+      per_prompt = prompt_bytes(config, self._prompt_bucket(int(lengths.max())), item_size=item)
+      limit = int(max(self.memory - per_prompt, 0) // per_row)
+      if limit < 1:
+        raise ValueError(
+          f"one rollout needs about {(per_row + per_prompt) / 2**20:.0f} MiB, more than"
+          f" memory={self.memory / 2**20:.0f} MiB; raise it or shorten the completions"
+        )
+    parts = -(-num_rollouts // limit)
+    width = -(-num_rollouts // parts)
+    height = max(1, limit // num_rollouts) if parts == 1 else 1
+    return [
+      (slice(top, top + height), slice(left, left + width))
+      for top in range(0, len(lengths), height)
+      for left in range(0, num_rollouts, width)
+    ]
+
+  def _generate_batch(
+    self,
+    params: Params,
+    weights: Params,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    key: Array,
+    prompt_ids: np.ndarray,
+    rollout_ids: np.ndarray,
+    watch: Callable[[DecodeState, int], None] | None,
+  ) -> dict[str, np.ndarray]:
+    prompts, rollouts = len(tokens), len(rollout_ids)
+    padding = bucket(prompts) - prompts
+    # Padding prompts repeat the last one; their rows are done from the start.
+    tokens, lengths, ids = (
+      np.concatenate([value, np.repeat(value[-1:], padding, axis=0)])
+      for value in (tokens, lengths, prompt_ids.astype(np.int32))
+    )
+    active = np.repeat(np.arange(len(tokens)) < prompts, rollouts)
+    width = self._prompt_bucket(int(lengths.max()))
+    limit = self.sampling.max_completion_length
+    state, cache, uniforms = self._start(
+      params,
+      weights,
+      tokens[:, :width],
+      lengths,
+      key,
+      ids,
+      rollout_ids.astype(np.int32),
+      active,
+      rollouts=rollouts,
+      length=self.completion_bucket,
+    )
+    stopper = StopStrings(self.policy.tokenizer, self.sampling.stop_strings)
+    stride = self.segment if stopper or watch is not None else limit
+    step = 1
+    while True:
+      if stopper:
+        state = stopper.apply(state, step)
+      if watch is not None:
+        watch(state, step)
+      if step >= limit or bool(np.all(state.done)):
+        break
+      until = min(step + stride, limit)
+      state = self._advance(weights, state, lengths, cache, uniforms, np.int32(until))
+      step = until
+    kept = {
+      "completion_tokens": state.tokens,
+      "completion_lengths": state.lengths,
+      "finished": state.done,
+      "logprobs": state.logprobs,
+      "sampling_logprobs": state.sampling_logprobs,
+    }
+    return {
+      name: np.asarray(value).reshape(-1, rollouts, *value.shape[1:])[:prompts]
+      for name, value in kept.items()
+    }
+
+  def _start_group(
+    self,
+    params: Params,
+    weights: Params,
+    tokens: Int[Array, "P T_p"],
+    lengths: Int[Array, "P"],
+    key: Array,
+    prompt_ids: Int[Array, "P"],
+    rollout_ids: Int[Array, "m"],
+    active: Bool[Array, "R"],
+    *,
+    rollouts: int,
+    length: int,
+  ) -> tuple[DecodeState, Cache, Float[Array, "T_c R 2"]]:
+    """Prefills, draws every uniform of the batch, and samples the first tokens."""
+    policy = self.policy
+    filled = policy.prefill(params, tokens, lengths)
+    rows = tokens.shape[0] * rollouts
+    uniforms = token_uniforms(key, prompt_ids, rollout_ids, length)
+    seen = None
+    if self.sampling.repetition_penalty != 1:
+      valid = jnp.arange(tokens.shape[1]) < lengths[:, None]
+      present = jnp.zeros((tokens.shape[0], policy.config.vocab_size), bool)
+      present = present.at[jnp.arange(tokens.shape[0])[:, None], tokens].max(valid)
+      seen = jnp.repeat(present, rollouts, axis=0)
+    state = DecodeState(
+      step=jnp.int32(0),
+      tokens=jnp.zeros((rows, length), jnp.int32),
+      logprobs=jnp.zeros((rows, length), jnp.float32),
+      sampling_logprobs=jnp.zeros((rows, length), jnp.float32),
+      lengths=jnp.zeros((rows,), jnp.int32),
+      done=~active,
+      seen=seen,
+      cache=empty_cache(policy.config, rows, length, policy.dtype),
+    )
+    logits = jnp.repeat(policy.logits(weights, filled.hidden), rollouts, axis=0)
+    drawn = sample(logits, uniforms[0], self.sampling, seen)
+    return self._record(state, drawn), filled.cache, uniforms
+
+  def _advance_group(
+    self,
+    weights: Params,
+    state: DecodeState,
+    prompt_lengths: Int[Array, "P"],
+    prompt_cache: Cache,
+    uniforms: Float[Array, "T_c R 2"],
+    until: Int[Array, ""],
+  ) -> DecodeState:
+    """Decodes until `until` tokens stand in every row that has not ended, or all have."""
+
+    def unfinished(state: DecodeState) -> Array:
+      return (state.step < until) & ~jnp.all(state.done)
+
+    def advance(state: DecodeState) -> DecodeState:
+      last = jax.lax.dynamic_index_in_dim(state.tokens, state.step - 1, axis=1, keepdims=False)
+      hidden, cache = self.policy.decode_step(
+        weights, last, state.step - 1, prompt_lengths, prompt_cache, state.cache
+      )
+      drawn = sample(
+        self.policy.logits(weights, hidden), uniforms[state.step], self.sampling, state.seen
+      )
+      return self._record(state._replace(cache=cache), drawn)
+
+    return jax.lax.while_loop(unfinished, advance, state)
+
+  def _record(self, state: DecodeState, drawn: Sample) -> DecodeState:
+    """Writes the drawn tokens of rows that go on, and ends those that drew a stop token."""
+    going = ~state.done
+
+    def write(table: Array, values: Array) -> Array:
+      column = jnp.where(going, values, 0).astype(table.dtype)[:, None]
+      return jax.lax.dynamic_update_slice_in_dim(table, column, state.step, axis=1)
+
+    stopped = jnp.zeros_like(state.done)
+    for token in self.stop_tokens:
+      stopped |= drawn.tokens == token
+    seen = state.seen
+    if seen is not None:
+      seen = seen.at[jnp.arange(seen.shape[0]), drawn.tokens].max(going)
+    return state._replace(
+      step=state.step + 1,
+      tokens=write(state.tokens, drawn.tokens),
+      logprobs=write(state.logprobs, drawn.logprobs),
+      sampling_logprobs=write(state.sampling_logprobs, drawn.sampling_logprobs),
+      lengths=state.lengths + going,
+      done=state.done | stopped,
+      seen=seen,
+    )
+
+
+def token_uniforms(
+  key: Array, prompt_ids: Int[Array, "P"], rollout_ids: Int[Array, "m"], length: int
+) -> Float[Array, "T_c R 2"]:
+  """Two uniforms of every token, from `fold_in(key, prompt id, rollout, position)`."""
+
+  def draw(position: Array, prompt: Array, rollout: Array) -> Array:
+    token_key = key
+    for number in (prompt, rollout, position):
+      token_key = jax.random.fold_in(token_key, number)
+    return jax.random.uniform(token_key, (2,))
+
+  over_rollouts = jax.vmap(draw, in_axes=(None, None, 0))
+  over_prompts = jax.vmap(over_rollouts, in_axes=(None, 0, None))
+  over_time = jax.vmap(over_prompts, in_axes=(0, None, None))
+  uniforms = over_time(jnp.arange(length), prompt_ids, rollout_ids)
+  return uniforms.reshape(length, -1, 2)
+
+
+class StopStrings:
+  """Ends rows whose text holds a stop string; checked on the host between segments.
+
+  Tokens decoded past the string are thrown away, so the result does not depend on the segment.
+  """
+
+  def __init__(self, tokenizer, strings: Sequence[str]):
+    self._tokenizer, self._strings = tokenizer, tuple(strings)
+
+  def __bool__(self) -> bool:
+    return bool(self._strings)
+
+  def apply(self, state: DecodeState, step: int) -> DecodeState:
+    """`state` with rows cut after the token that completes a stop string."""
+    tokens, lengths = np.asarray(state.tokens), np.array(state.lengths)
+    done, ends = np.array(state.done), np.full_like(state.lengths, np.iinfo(np.int32).max)
+    # A row that ended by a stop token in this segment may hold the string before that token.
+    for row in np.flatnonzero(~done | (lengths > 0)):
+      length = self._first_end(tokens[row, : lengths[row]])
+      if length is not None:
+        lengths[row], done[row], ends[row] = length, True, length
+    if not np.any(ends < tokens.shape[1]):
+      return state
+    kept = np.arange(tokens.shape[1]) < ends[:, None]
+    return state._replace(
+      tokens=jnp.where(kept, state.tokens, 0),
+      logprobs=jnp.where(kept, state.logprobs, 0),
+      sampling_logprobs=jnp.where(kept, state.sampling_logprobs, 0),
+      lengths=jnp.asarray(lengths),
+      done=jnp.asarray(done),
+    )
+
+  def _first_end(self, tokens: np.ndarray) -> int | None:
+    """Number of tokens up to the one that completes a stop string, or None."""
+    if not self._found(tokens):
+      return None
+    low, high = 1, len(tokens)
+    while low < high:
+      middle = (low + high) // 2
+      if self._found(tokens[:middle]):
+        high = middle
+      else:
+        low = middle + 1
+    return high
+
+  def _found(self, tokens: np.ndarray) -> bool:
+    text = self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
+    return any(string in text for string in self._strings)
+
+
+def _report(
+  progress: Callable[[Progress], None],
+  state: DecodeState,
+  step: int,
+  *,
+  prompts: np.ndarray,
+  rollouts: np.ndarray,
+  rows_before: int,
+  rows_total: int,
+  total_steps: int,
+) -> None:
+  """Calls back with the rows of real prompts."""
+  rows = len(prompts) * len(rollouts)
+  tokens, lengths, finished = (
+    np.asarray(value)[:rows].reshape(len(prompts), len(rollouts), *value.shape[1:])
+    for value in (state.tokens[:, :step], state.lengths, state.done)
+  )
+  ended = rows if step >= total_steps else int(finished.sum())
+  progress(
+    Progress(
+      prompts=prompts,
+      rollouts=rollouts,
+      step=step,
+      total_steps=total_steps,
+      completion_tokens=tokens,
+      completion_lengths=lengths,
+      finished=finished,
+      rows_done=rows_before + ended,
+      rows_total=rows_total,
+    )
+  )
