@@ -1,0 +1,257 @@
+"""Prompts: what they are, and where they are read from.
+
+A source is a data set of the Hugging Face hub, a JSONL, Parquet or text file, a Python function, or
+the openers that come with the package. Rows become `Prompt`s; every column that is not the prompt
+travels along to the reward.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.resources
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from tea_jax.rewards import load_object
+
+Message = dict[str, str]
+
+_PROMPT_COLUMNS = ("prompt", "messages", "question", "problem", "instruction", "text")
+_ID_BITS = 31  # an id is folded into a PRNG key, so it must fit 32 bits
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """One prompt.
+
+  Attributes:
+    id: from a hash of the content, in [0, 2^31): keys are folded with it, so the rollouts of a
+      prompt do not depend on its place in the data.
+    text: the prompt as a string, for raw templates, rewards and logs.
+    messages: the conversation, if there is one; its last turn is not the assistant's.
+    columns: everything else in the row, e.g. the reference answer.
+  """
+
+  id: int
+  text: str
+  messages: tuple[Message, ...] | None = None
+  columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def conversation(self) -> list[Message]:
+    """The messages; a plain text is one user message."""
+    return [dict(m) for m in self.messages or ({"role": "user", "content": self.text},)]
+
+
+def load_prompts(
+  source: str | os.PathLike[str] | Callable[[], Iterable[Any]],
+  *,
+  prompt_column: str | None = None,
+  split: str = "train",
+  limit: int | None = None,
+) -> list[Prompt]:
+  """Reads prompts and drops repeated ones.
+
+  Args:
+    source: `"openers"`; a path ending in `.jsonl`, `.parquet` or `.txt` (a prompt a line); a hub id
+      `owner/name` or `owner/name:configuration`; `module:function` or `file.py:function`, or the
+      function itself, which returns strings, rows (dicts) or `Prompt`s.
+    prompt_column: column with the prompt, a string or a list of messages; by default the first of
+      prompt, messages, question, problem, instruction, text that the row has.
+    split: of a hub data set.
+    limit: keep the first so many distinct prompts.
+
+  Raises:
+    ValueError: nothing there, an unreadable row (named by file and line), no prompt column.
+  """
+  name = source if isinstance(source, str) else getattr(source, "__name__", str(source))
+  prompts = list(
+    _limited(unique_prompts(make_prompts(_rows(source, split), prompt_column, name)), limit)
+  )
+  if not prompts:
+    raise ValueError(f"{name} holds no prompts")
+  return prompts
+
+
+def make_prompts(
+  rows: Iterable[Any], prompt_column: str | None = None, name: str = "data"
+) -> Iterator[Prompt]:
+  """Turns rows (strings, dicts or prompts) into prompts; `name` is for error messages."""
+  for number, row in enumerate(rows):
+    where = f"row {number} of {name}"
+    if isinstance(row, Prompt):
+      yield row
+    elif isinstance(row, str):
+      yield make_prompt(row, where=where)
+    elif isinstance(row, Mapping):
+      column = prompt_column or next((c for c in _PROMPT_COLUMNS if c in row), None)
+      if column is None or column not in row:
+        raise ValueError(
+          f"{where} has no prompt: its columns are {sorted(row)}; "
+          f"name the right one by prompt_column{'' if column is None else f' instead of {column}'}"
+        )
+      others = {key: value for key, value in row.items() if key != column}
+      yield make_prompt(row[column], others, where=where)
+    else:
+      raise ValueError(f"{where} is a {type(row).__name__}; it must be a string or a dict")
+
+
+def make_prompt(
+  content: str | Iterable[Message],
+  columns: Mapping[str, Any] | None = None,
+  *,
+  where: str = "prompt",
+) -> Prompt:
+  """A prompt from a text or a conversation.
+
+  Raises:
+    ValueError: empty, not text, or a conversation that ends with the assistant's turn.
+  """
+  if isinstance(content, str):
+    if not content.strip():
+      raise ValueError(f"{where} is empty")
+    return Prompt(_content_id(content), content, None, dict(columns or {}))
+  try:
+    messages = tuple({"role": str(m["role"]), "content": str(m["content"])} for m in content)
+  except (TypeError, KeyError, IndexError) as error:
+    raise ValueError(
+      f"{where} is neither a text nor a list of messages with role and content: {content!r:.80}"
+    ) from error
+  if not messages:
+    raise ValueError(f"{where} is a conversation without messages")
+  if messages[-1]["role"] == "assistant":
+    raise ValueError(
+      f"{where} ends with the assistant's turn; a prompt must leave that turn to the policy"
+    )
+  if len(messages) == 1:
+    text = messages[0]["content"]
+  else:
+    text = "\n\n".join(f"{m['role']}: {m['content']}" for m in messages)
+  identity = json.dumps([[m["role"], m["content"]] for m in messages])
+  return Prompt(_content_id(identity), text, messages, dict(columns or {}))
+
+
+def unique_prompts(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
+  """Drops prompts whose text differs only by case or white space from an earlier one's.
+
+  Two different prompts with the same id (the odds are n^2 / 2^32) get different ones.
+  """
+  seen: set[bytes] = set()
+  ids: set[int] = set()
+  dropped = 0
+  for prompt in prompts:
+    digest = content_digest(prompt)
+    if digest in seen:
+      dropped += 1
+      continue
+    seen.add(digest)
+    identifier = prompt.id
+    while identifier in ids:
+      identifier = (identifier + 1) % (1 << _ID_BITS)
+    ids.add(identifier)
+    yield prompt if identifier == prompt.id else dataclasses.replace(prompt, id=identifier)
+  if dropped:
+    logger.info("dropped %d repeated prompts, kept %d", dropped, len(seen))
+
+
+def content_digest(prompt: Prompt, salt: str = "") -> bytes:
+  """Hash of what a prompt says, blind to case and white space; decides duplicates and splits."""
+  normalized = " ".join(prompt.text.lower().split())
+  return hashlib.blake2b(f"{salt}\x00{normalized}".encode(), digest_size=16).digest()
+
+
+def _content_id(content: str) -> int:
+  digest = hashlib.blake2b(content.encode(), digest_size=8).digest()
+  return int.from_bytes(digest, "big") % (1 << _ID_BITS)
+
+
+def _limited(prompts: Iterator[Prompt], limit: int | None) -> Iterator[Prompt]:
+  if limit is not None and limit < 1:
+    raise ValueError(f"limit={limit} must be at least 1")
+  for count, prompt in enumerate(prompts, start=1):
+    yield prompt
+    if count == limit:
+      return
+
+
+def _rows(source: Any, split: str) -> Iterable[Any]:
+  if callable(source):
+    return _called(source, getattr(source, "__name__", "the function"))
+  path = os.fspath(source)
+  if path == "openers":
+    return read_openers()
+  for extension, read in (
+    (".jsonl", _read_jsonl),
+    (".parquet", _read_parquet),
+    (".txt", _read_txt),
+  ):
+    if path.endswith(extension):
+      if not os.path.isfile(path):
+        raise ValueError(f"there is no file {path}")
+      return read(path)
+  head, _, tail = path.rpartition(":")
+  if tail and (head.endswith(".py") or (head and "/" not in head)):
+    return _called(load_object(path), path)
+  return read_hub(head or path, tail if head else None, split)
+
+
+def _called(function: Any, name: str) -> Iterable[Any]:
+  rows = function()
+  if not isinstance(rows, Iterable) or isinstance(rows, (str, Mapping)):
+    raise ValueError(f"{name} returned {type(rows).__name__}; it must return a sequence of prompts")
+  return rows
+
+
+def read_openers() -> list[str]:
+  """The short openers of stories, reviews, diaries and e-mails that come with the package."""
+  text = importlib.resources.files("tea_jax.data").joinpath("openers.txt").read_text("utf-8")
+  return text.splitlines()
+
+
+def read_hub(name: str, configuration: str | None, split: str, **options: Any) -> Iterable[Any]:
+  """Rows of a data set of the Hugging Face hub (or of a local folder in its format)."""
+  try:
+    import datasets
+  except ImportError as error:
+    raise ImportError(
+      f"reading '{name}' from the hub needs the package datasets; "
+      "install it with: pip install 'tea-jax[data]'"
+    ) from error
+  try:
+    return datasets.load_dataset(name, configuration, split=split, **options)  # pyright: ignore
+  except Exception as error:
+    raise ValueError(
+      f"cannot load split '{split}' of '{name}'"
+      f"{f' ({configuration})' if configuration else ''}: {type(error).__name__}: {error}"
+    ) from error
+
+
+def _read_jsonl(path: str) -> Iterator[Any]:
+  with open(path, encoding="utf-8") as file:
+    for number, line in enumerate(file, start=1):
+      if line.strip():
+        try:
+          yield json.loads(line)
+        except ValueError as error:
+          raise ValueError(f"line {number} of {path} is not JSON: {error}") from error
+
+
+def _read_parquet(path: str) -> Iterator[Any]:
+  import pyarrow.parquet
+
+  with pyarrow.parquet.ParquetFile(path) as file:
+    for batch in file.iter_batches():
+      yield from batch.to_pylist()
+
+
+def _read_txt(path: str) -> Iterator[str]:
+  with open(path, encoding="utf-8") as file:
+    for line in file:
+      if line.strip():
+        yield line.rstrip("\n")

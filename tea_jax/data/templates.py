@@ -1,0 +1,107 @@
+"""From prompts to token ids: chat template or raw text, over-long prompts dropped with a count."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from tea_jax.data.prompts import Prompt
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedPrompts:
+  """Prompts with their token ids.
+
+  Attributes:
+    prompts: the prompts that were kept.
+    tokens: ids of each, the generation prompt of a chat template included.
+    dropped: the prompts that were too long.
+  """
+
+  prompts: list[Prompt]
+  tokens: list[list[int]]
+  dropped: list[Prompt]
+
+  def __len__(self) -> int:
+    return len(self.prompts)
+
+
+def render_prompt(
+  prompt: Prompt,
+  tokenizer: Any,
+  template: Literal["chat", "raw"],
+  system_prompt: str | None = None,
+) -> str:
+  """The text that the policy continues.
+
+  Args:
+    prompt: to render.
+    tokenizer: with a chat template if `template` is "chat".
+    template: "chat" renders the conversation and opens the assistant's turn; "raw" is the plain
+      text, which the policy continues.
+    system_prompt: put before the conversation (chat) or, with an empty line, the text (raw).
+  """
+  if template == "raw":
+    return prompt.text if system_prompt is None else f"{system_prompt}\n\n{prompt.text}"
+  if template != "chat":
+    raise ValueError(f"template={template!r} must be 'chat' or 'raw'")
+  if getattr(tokenizer, "chat_template", None) is None:
+    raise ValueError("the tokenizer has no chat template; use template='raw'")
+  conversation = prompt.conversation
+  if system_prompt is not None:
+    conversation = [{"role": "system", "content": system_prompt}, *conversation]
+  return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+
+
+def encode_prompts(
+  prompts: Sequence[Prompt],
+  tokenizer: Any,
+  *,
+  template: Literal["chat", "raw"] = "chat",
+  max_prompt_length: int,
+  system_prompt: str | None = None,
+) -> EncodedPrompts:
+  """Renders and tokenizes prompts.
+
+  A chat template writes its own special tokens, so none are added to it; raw text gets those that
+  the tokenizer adds by itself (a BOS, for Llama).
+
+  Args:
+    prompts: to encode.
+    tokenizer: of the policy.
+    template, system_prompt: see `render_prompt`.
+    max_prompt_length: longest prompt in tokens that is kept.
+
+  Raises:
+    ValueError: no prompt fits, a prompt has no tokens, or a sequence starts with two BOS.
+  """
+  kept, tokens, dropped = [], [], []
+  bos = getattr(tokenizer, "bos_token_id", None)
+  for prompt in prompts:
+    text = render_prompt(prompt, tokenizer, template, system_prompt)
+    ids = list(tokenizer(text, add_special_tokens=template == "raw")["input_ids"])
+    if not ids:
+      raise ValueError(f"prompt {prompt.id} has no tokens: {prompt.text[:80]!r}")
+    if bos is not None and ids[:2] == [bos, bos]:
+      raise ValueError(f"prompt {prompt.id} starts with two BOS tokens: {text[:80]!r}")
+    if len(ids) > max_prompt_length:
+      dropped.append(prompt)
+    else:
+      kept.append(prompt)
+      tokens.append(ids)
+  if prompts and not kept:
+    raise ValueError(
+      f"all {len(dropped)} prompts are longer than max_prompt_length={max_prompt_length} tokens"
+    )
+  if dropped:
+    logger.warning(
+      "dropped %d of %d prompts longer than max_prompt_length=%d tokens",
+      len(dropped),
+      len(prompts),
+      max_prompt_length,
+    )
+  return EncodedPrompts(kept, tokens, dropped)
