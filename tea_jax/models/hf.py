@@ -150,6 +150,7 @@ def save_pretrained(
         _write_json(folder / "generation_config.json", special)
       if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+        _name_tokenizer_class(folder / "tokenizer_config.json")
       _swap(folder, target)
   finally:
     if folder is not None:
@@ -206,6 +207,14 @@ def _assemble(leaves: Mapping[Path, Any], pieces: list[_Piece]) -> np.ndarray:
     array = np.asarray(part)
     arrays.append(array.T if ref.transposed else array)
   return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
+
+
+def _name_tokenizer_class(file: pathlib.Path) -> None:
+  """transformers 5 writes a class name that transformers 4 and vLLM do not know; both know this."""
+  if file.is_file():
+    options = _read_json(file)
+    if options.get("tokenizer_class") == "TokenizersBackend":
+      _write_json(file, options | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def _foreign_entries(folder: pathlib.Path) -> list[str]:

@@ -1,0 +1,199 @@
+"""Tokenizers: loaded from a folder or built from GGUF metadata, and chat prompts as token ids.
+
+A tokenizer is a `transformers.PreTrainedTokenizerFast`; nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
+from tokenizers import pre_tokenizers as pre
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+# How the text is cut before the merges, by GGUF's `tokenizer.ggml.pre`.
+_LLAMA3_SPLIT = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+  r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+_PRE_KINDS = {
+  "smollm": "smollm",
+  "gpt-2": "gpt-2",
+  "default": "gpt-2",
+  "llama-bpe": "llama-bpe",
+  "llama3": "llama-bpe",
+  "llama-v3": "llama-bpe",
+  "qwen2": "qwen2",
+  "deepseek-r1-qwen": "qwen2",
+}
+_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+# GGUF's `tokenizer.ggml.token_type`.
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
+
+
+def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerFast | None:
+  """The tokenizer that lies beside the weights of a model folder; None if there is none."""
+  if not any((pathlib.Path(folder) / name).is_file() for name in _FILES):
+    return None
+  return AutoTokenizer.from_pretrained(os.fspath(folder))
+
+
+def encode_chat(
+  tokenizer: PreTrainedTokenizerFast,
+  messages: Sequence[Mapping[str, str]],
+  *,
+  add_generation_prompt: bool = True,
+) -> list[int]:
+  """Token ids of a conversation under the tokenizer's chat template.
+
+  The template is rendered to text and tokenised without special tokens: it writes its own, and a
+  second beginning-of-text token would shift the model off its training distribution.
+
+  Args:
+    tokenizer: with a chat template.
+    messages: dicts with `role` and `content`.
+    add_generation_prompt: end with the opening of the assistant's turn.
+
+  Raises:
+    ValueError: if the tokenizer has no chat template.
+  """
+  if tokenizer.chat_template is None:
+    raise ValueError("This tokenizer has no chat template; pass plain text prompts instead.")
+  text = tokenizer.apply_chat_template(
+    list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+  )
+  return tokenizer.encode(text, add_special_tokens=False)
+
+
+def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+  """Builds the tokenizer, its special tokens and chat template from GGUF metadata.
+
+  Args:
+    metadata: of `GgufFile`.
+
+  Raises:
+    ValueError: for an unknown tokenizer model or pre-tokenizer, naming what is supported.
+  """
+
+  def get(key: str, default: Any = None) -> Any:
+    return metadata.get(f"tokenizer.ggml.{key}", default)
+
+  kind = get("model")
+  if kind not in ("gpt2", "llama"):
+    raise ValueError(
+      f"tokenizer.ggml.model={kind!r} is not supported; supported: gpt2 (byte-level BPE), "
+      "llama (SentencePiece BPE)."
+    )
+  tokens: list[str] = get("tokens")
+  types: list[int] = get("token_type") or [1] * len(tokens)
+  backend = _byte_level(get, tokens) if kind == "gpt2" else _sentence_piece(get, tokens, types)
+  backend.add_special_tokens(_added(tokens, types, _CONTROL, special=True))
+  backend.add_tokens(_added(tokens, types, _USER_DEFINED, special=False))
+  # The converters write these flags only where they differ from the tokenizer's own habit.
+  begins = get("add_bos_token", kind == "llama" or _PRE_KINDS.get(get("pre")) == "llama-bpe")
+  special = {}
+  for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")):
+    index = get(f"{key}_token_id")
+    if index is not None and index < len(tokens):
+      special[f"{name}_token"] = tokens[index]
+  if begins and "bos_token" in special:
+    bos = special["bos_token"]
+    backend.post_processor = processors.TemplateProcessing(
+      single=f"{bos} $A",
+      pair=f"{bos} $A {bos}:1 $B:1",
+      special_tokens=[(bos, get("bos_token_id"))],
+    )
+  context = metadata.get(f"{metadata.get('general.architecture')}.context_length")
+  if context is not None:
+    special["model_max_length"] = context
+  tokenizer = PreTrainedTokenizerFast(
+    tokenizer_object=backend, clean_up_tokenization_spaces=False, **special
+  )
+  tokenizer.chat_template = metadata.get("tokenizer.chat_template")
+  return tokenizer
+
+
+def _byte_level(get: Any, tokens: list[str]) -> Tokenizer:
+  """Byte-level BPE of the GPT-2 kind."""
+  name = get("pre", "default")
+  if name not in _PRE_KINDS:
+    raise ValueError(
+      f"tokenizer.ggml.pre={name!r} is not supported; supported: {', '.join(sorted(_PRE_KINDS))}."
+    )
+  kind = _PRE_KINDS[name]
+  # A symbol holds no raw space, so the first one separates the two sides.
+  merges = [tuple(merge.split(" ", 1)) for merge in get("merges")]
+  vocabulary = _vocabulary(tokens)
+  # Llama 3 takes a word that is a token whole, whatever the merges say.
+  backend = Tokenizer(
+    models.BPE(vocab=vocabulary, merges=merges, ignore_merges=kind == "llama-bpe")
+  )
+  prefix = bool(get("add_space_prefix", False))
+  if kind == "llama-bpe" or kind == "qwen2":
+    split = Regex(_LLAMA3_SPLIT if kind == "llama-bpe" else _QWEN2_SPLIT)
+    cuts = [
+      pre.Split(split, behavior="isolated"),
+      pre.ByteLevel(add_prefix_space=prefix, use_regex=False),
+    ]
+  else:
+    digits = [pre.Digits(individual_digits=True)] if kind == "smollm" else []
+    cuts = [*digits, pre.ByteLevel(add_prefix_space=prefix, use_regex=True)]
+  if kind == "qwen2":
+    backend.normalizer = normalizers.NFC()
+  backend.pre_tokenizer = pre.Sequence(cuts)
+  backend.decoder = decoders.ByteLevel()
+  return backend
+
+
+def _sentence_piece(get: Any, tokens: list[str], types: list[int]) -> Tokenizer:
+  """SentencePiece BPE (Llama 2, Mistral, Gemma): the scores rank the merges."""
+  vocabulary = _vocabulary(tokens)
+  scores: list[float] = get("scores")
+  merges = []
+  for piece, score in zip(tokens, scores):
+    for cut in range(1, len(piece)):
+      left, right = piece[:cut], piece[cut:]
+      if left in vocabulary and right in vocabulary:
+        merges.append((-score, vocabulary[left], vocabulary[right], (left, right)))
+  merges.sort()
+  unknown = [token for token, kind in zip(tokens, types) if kind == _UNKNOWN]
+  backend = Tokenizer(
+    models.BPE(
+      vocab=vocabulary,
+      merges=[merge[-1] for merge in merges],
+      unk_token=unknown[0] if unknown else None,
+      fuse_unk=True,
+      byte_fallback=True,
+    )
+  )
+  space = normalizers.Replace(" ", "▁")
+  prefixed = get("add_space_prefix", True)
+  backend.normalizer = (
+    normalizers.Sequence([normalizers.Prepend("▁"), space]) if prefixed else space
+  )
+  cleaning = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+  backend.decoder = decoders.Sequence(
+    [*cleaning, decoders.Strip(" ", 1, 0)] if prefixed else cleaning
+  )
+  return backend
+
+
+def _vocabulary(tokens: list[str]) -> dict[str, int]:
+  vocabulary = {token: index for index, token in enumerate(tokens)}
+  if len(vocabulary) != len(tokens):
+    raise ValueError(
+      f"The GGUF vocabulary has {len(tokens) - len(vocabulary)} duplicate tokens of {len(tokens)}."
+    )
+  return vocabulary
+
+
+def _added(tokens: list[str], types: list[int], kind: int, *, special: bool) -> list[AddedToken]:
+  return [
+    AddedToken(token, special=special, normalized=False)
+    for token, its_kind in zip(tokens, types)
+    if its_kind == kind
+  ]
