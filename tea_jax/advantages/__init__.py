@@ -2,6 +2,25 @@
 
 from tea_jax.advantages.bon_rl import bon_rl
 from tea_jax.advantages.compute_aligned import cat_best_of_n, cat_majority, cat_pass_at_n
+from tea_jax.advantages.configs import (
+  AdvantageConfig,
+  AdvantageFlags,
+  BestOfNOracleConfig,
+  BonMaxMeanConfig,
+  BonMaxSecondConfig,
+  BonRlConfig,
+  CatBestOfNConfig,
+  CatMajorityConfig,
+  CatPassAtNConfig,
+  GrpoConfig,
+  MaxAtKConfig,
+  PrefixTeaConfig,
+  RlooConfig,
+  SubsetTeaConfig,
+  TailInfluenceConfig,
+  TeaConfig,
+)
+from tea_jax.advantages.diagnostics import advantage_diagnostics
 from tea_jax.advantages.group_relative import bon_max_mean, bon_max_second, grpo, rloo
 from tea_jax.advantages.max_at_k import max_at_k
 from tea_jax.advantages.oracle import best_of_n_oracle
@@ -14,10 +33,41 @@ from tea_jax.advantages.rule import (
   register_advantage,
 )
 from tea_jax.advantages.tail import tail_influence, tea
+from tea_jax.advantages.tracking import (
+  MovingThreshold,
+  RewardBuffer,
+  Tracker,
+  append_rewards,
+  moving_threshold,
+  reward_buffer,
+  reward_quantiles,
+  update_threshold,
+)
 
 __all__ = [
+  "AdvantageConfig",
+  "AdvantageFlags",
   "AdvantageRule",
+  "BestOfNOracleConfig",
+  "BonMaxMeanConfig",
+  "BonMaxSecondConfig",
+  "BonRlConfig",
+  "CatBestOfNConfig",
+  "CatMajorityConfig",
+  "CatPassAtNConfig",
   "GroupRule",
+  "GrpoConfig",
+  "MaxAtKConfig",
+  "MovingThreshold",
+  "PrefixTeaConfig",
+  "RewardBuffer",
+  "RlooConfig",
+  "SubsetTeaConfig",
+  "TailInfluenceConfig",
+  "TeaConfig",
+  "Tracker",
+  "advantage_diagnostics",
+  "append_rewards",
   "available_advantages",
   "best_of_n_oracle",
   "bon_max_mean",
@@ -29,10 +79,14 @@ __all__ = [
   "grpo",
   "make_advantage",
   "max_at_k",
+  "moving_threshold",
   "prefix_tea",
   "register_advantage",
+  "reward_buffer",
+  "reward_quantiles",
   "rloo",
   "subset_tea",
   "tail_influence",
   "tea",
+  "update_threshold",
 ]

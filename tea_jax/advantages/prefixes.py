@@ -58,8 +58,9 @@ def prefix_tea(
     ordered, descending = _descending(group)
     positions = random_positions(group.key if shuffle else None, group)
     positions = jnp.take_along_axis(positions, descending, -1)
-    parts = plan.parts(group)
-    total = sum(_part_advantage(plan, part, ordered, positions, group) for part in parts)
+    total = jnp.zeros_like(ordered)
+    for part in plan.parts(group):
+      total = total + _part_advantage(plan, part, ordered, positions)
     return centre(unsort(total, descending), group)
 
   return GroupRule(
@@ -108,6 +109,7 @@ def subset_tea(
     raise ValueError(f"num_orders={num_orders} must be at least 1")
 
   def compute(group: Group) -> Array:
+    assert group.key is not None
     ordered, descending = _descending(group)
     # The whole group is the same set in every order.
     whole = [part for part in plan.parts(group) if part.is_whole]
@@ -115,15 +117,16 @@ def subset_tea(
 
     def one_order(total: Array, key: Array) -> tuple[Array, None]:
       positions = jnp.take_along_axis(random_positions(key, group), descending, -1)
-      added = sum(_part_advantage(plan, part, ordered, positions, group) for part in partial)
-      return total + added / num_orders, None
+      for part in partial:
+        total = total + _part_advantage(plan, part, ordered, positions) / num_orders
+      return total, None
 
     total = jnp.zeros_like(ordered)
     if partial:
       total, _ = jax.lax.scan(one_order, total, jax.random.split(group.key, num_orders))
     everyone = jnp.zeros(ordered.shape, jnp.int32)
     for part in whole:
-      total = total + _part_advantage(plan, part, ordered, everyone, group)
+      total = total + _part_advantage(plan, part, ordered, everyone)
     return centre(unsort(total, descending), group)
 
   return GroupRule(
@@ -229,9 +232,7 @@ def _descending(group: Group) -> tuple[Array, Array]:
   return ascending[..., ::-1], order[..., ::-1]
 
 
-def _part_advantage(
-  plan: _Plan, part: _Part, ordered: Array, positions: Array, group: Group
-) -> Array:
+def _part_advantage(plan: _Plan, part: _Part, ordered: Array, positions: Array) -> Array:
   """w (m / n) relu(psi) on the members of one sub-group, 0 elsewhere, in the sorted order."""
   member = positions < part.size
   vector = _member_tail(ordered, member, part.tail_count, plan.scale_floor)

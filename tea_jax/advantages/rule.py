@@ -184,7 +184,7 @@ class GroupRule:
     advantages = self.compute(
       Group(values, where, count, 1.0 if scale is None else scale, **inputs)
     )
-    if self.scale_degree:
+    if self.scale_degree and scale is not None:
       advantages = advantages * scale
     if where is not None:
       enough = count >= self.smallest_group(num_rollouts)
