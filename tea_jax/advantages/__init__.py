@@ -25,13 +25,8 @@ from tea_jax.advantages.group_relative import bon_max_mean, bon_max_second, grpo
 from tea_jax.advantages.max_at_k import max_at_k
 from tea_jax.advantages.oracle import best_of_n_oracle
 from tea_jax.advantages.prefixes import prefix_tea, subset_tea
-from tea_jax.advantages.rule import (
-  AdvantageRule,
-  GroupRule,
-  available_advantages,
-  make_advantage,
-  register_advantage,
-)
+from tea_jax.advantages.registry import available_advantages, make_advantage, register_advantage
+from tea_jax.advantages.rule import AdvantageRule, GroupRule
 from tea_jax.advantages.tail import tail_influence, tea
 from tea_jax.advantages.tracking import (
   MovingThreshold,

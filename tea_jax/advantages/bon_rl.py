@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array
 
 from tea_jax.advantages.parts import centre, random_positions
-from tea_jax.advantages.rule import Group, GroupRule, register_advantage
+from tea_jax.advantages.registry import register_advantage
+from tea_jax.advantages.rule import Group, GroupRule
 
 
 @register_advantage("bon_rl")

@@ -23,7 +23,8 @@ from tea_jax.advantages.aligned_weights import (
 )
 from tea_jax.advantages.group_relative import check_standardization
 from tea_jax.advantages.parts import centre, count_below, group_sum, standardize
-from tea_jax.advantages.rule import Group, GroupRule, register_advantage
+from tea_jax.advantages.registry import register_advantage
+from tea_jax.advantages.rule import Group, GroupRule
 from tea_jax.advantages.tracking import quantile_tracker, threshold_tracker
 
 Quantile = Literal["strict", "rank", "laplace", "tracked"]

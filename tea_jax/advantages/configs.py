@@ -12,7 +12,8 @@ import ast
 import dataclasses
 from typing import Any, ClassVar, Literal
 
-from tea_jax.advantages.rule import GroupRule, make_advantage
+from tea_jax.advantages.registry import make_advantage
+from tea_jax.advantages.rule import GroupRule
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from tea_jax.advantages.parts import centre, standardize
-from tea_jax.advantages.rule import Group, GroupRule, register_advantage
+from tea_jax.advantages.registry import register_advantage
+from tea_jax.advantages.rule import Group, GroupRule
 
 
 @register_advantage("grpo")

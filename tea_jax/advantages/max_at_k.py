@@ -9,7 +9,8 @@ from scipy.special import gammaln
 
 from tea_jax.advantages.group_relative import check_standardization
 from tea_jax.advantages.parts import group_sum, sort_rewards, standardize, unsort
-from tea_jax.advantages.rule import Group, GroupRule, register_advantage
+from tea_jax.advantages.registry import register_advantage
+from tea_jax.advantages.rule import Group, GroupRule
 
 
 @register_advantage("max_at_k")

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Array
 
 from tea_jax.advantages.parts import sort_rewards, unsort
-from tea_jax.advantages.rule import Group, GroupRule, register_advantage
+from tea_jax.advantages.registry import register_advantage
+from tea_jax.advantages.rule import Group, GroupRule
 
 
 @register_advantage("best_of_n_oracle")

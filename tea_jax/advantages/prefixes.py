@@ -13,7 +13,8 @@ from jaxtyping import Array
 
 from tea_jax import tail
 from tea_jax.advantages.parts import centre, random_positions, sort_rewards, unsort
-from tea_jax.advantages.rule import Group, GroupRule, register_advantage
+from tea_jax.advantages.registry import register_advantage
+from tea_jax.advantages.rule import Group, GroupRule
 from tea_jax.advantages.tail import SCALE_FLOOR, check_tail
 
 

@@ -9,7 +9,8 @@ from jaxtyping import Array
 
 from tea_jax import tail
 from tea_jax.advantages.parts import centre
-from tea_jax.advantages.rule import Group, GroupRule, register_advantage
+from tea_jax.advantages.registry import register_advantage
+from tea_jax.advantages.rule import Group, GroupRule
 
 SCALE_FLOOR = 1e-12
 
