@@ -1,0 +1,378 @@
+"""The Gaussian-tail diagnostic: bias and variance of the tail estimators where the truth is known.
+
+One prompt, rewards r ~ N(0, 1), a bounded two-dimensional score s(r). The gradient that every
+estimator of the shaped reward aims at, E[psi(r; eta) s(r)], is an integral. A cell of the
+diagnostic is one estimator at one number of rollouts: `simulate_cell` runs the estimator of
+`tea_jax.tail` itself on many groups, jitted and mapped, and returns its moments.
+
+The *variance* is that of the estimator. The *bias* is measured on terms that have the
+estimator's expectation and less noise (see `tea_jax.evaluation.synthetic_controls`):
+
+| estimator | terms, combined with its cancellation weights |
+|---|---|
+| `tea`, `tail_influence` | the estimator itself |
+| `prefix`, `prefix_larger` | E[psi(r; eta_hat(A_n_j)) s(r)] given eta_hat, integrated exactly |
+| `subset_averaged` | the direct estimator of n_j rollouts: the rollouts are exchangeable |
+
+Source: arXiv 2605.10716, Appendix E; the last two estimators are not in the paper.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from tea_jax import tail as tails
+from tea_jax.evaluation import synthetic_controls as controls
+
+ESTIMATORS = ("tea", "tail_influence", "prefix", "prefix_larger", "subset_averaged")
+_PREFIX = ("prefix", "prefix_larger")
+# Part of the name of a cell: raise it when the meaning of the numbers in it changes.
+_SCHEMA = 1
+_ELEMENTS_PER_CHUNK = 1 << 20
+
+
+def _sin_cos(values: Any, xp: Any) -> Any:
+  return xp.stack([xp.sin(values), xp.cos(values)], axis=-1)
+
+
+def _tanh_cos(values: Any, xp: Any) -> Any:
+  return xp.stack([xp.tanh(values), xp.cos(values)], axis=-1)
+
+
+def _tanh_bump(values: Any, xp: Any) -> Any:
+  return xp.stack([xp.tanh(values), 1.0 / (1.0 + values * values)], axis=-1)
+
+
+SCORES: dict[str, Callable[[Any, Any], Any]] = {
+  "sin_cos": _sin_cos,
+  "tanh_cos": _tanh_cos,
+  "tanh_bump": _tanh_bump,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DiagnosticConfig:
+  """Everything that the diagnostic leaves free. Each field is a flag of the experiment.
+
+  Attributes:
+    tail_fraction: alpha, the upper share taken as tail.
+    budget: N, the deployment budget.
+    order: K, powers of 1/m that Prefix-TEA cancels.
+    fractions: shares of a half that the prefixes of Prefix-TEA take.
+    larger_fractions: the same for the ablation with more prefixes.
+    objective: what the cancellation weights minimise: "norm" or "variance".
+    subset_order: powers of 1/m that subset-averaged Prefix-TEA cancels.
+    subset_fractions: shares of the group that its subsets take.
+    num_orders: random orders that it averages over.
+    scale_floor: smallest tail scale, in units of reward.
+    score: bounded two-dimensional score function: sin_cos, tanh_cos or tanh_bump.
+    num_rollouts: m, the group sizes of TEA, tail-influence and subset-averaged Prefix-TEA.
+    prefix_num_rollouts: m, the group sizes of Prefix-TEA. Below 128 its smallest prefix has so few
+      tail rollouts that its variance does not exist.
+    trials: groups in each cell.
+    seed: of every random number.
+  """
+
+  tail_fraction: float = 0.25
+  budget: int = 128
+  order: int = 2
+  fractions: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+  larger_fractions: tuple[float, ...] = (0.25, 0.4375, 0.625, 0.8125, 1.0)
+  objective: Literal["norm", "variance"] = "norm"
+  subset_order: int = 1
+  subset_fractions: tuple[float, ...] = (0.5, 1.0)
+  num_orders: int = 16
+  scale_floor: float = 1e-12
+  score: Literal["sin_cos", "tanh_cos", "tanh_bump"] = "sin_cos"
+  num_rollouts: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096)
+  prefix_num_rollouts: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
+  trials: int = 16384
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    tails.tail_constants(self.tail_fraction, self.budget)
+    if self.trials < 8:
+      raise ValueError(f"trials={self.trials} gives no standard error; use 8 or more.")
+    for cell in diagnostic_cells(self):
+      sizes, _ = cell_sizes(self, cell)
+      if tails.tail_count(sizes[0], self.tail_fraction) < 2:
+        raise ValueError(
+          f"num_rollouts={cell.num_rollouts} leaves {cell.estimator} a tail of one rollout, whose "
+          "scale is 0; use a larger group or tail_fraction."
+        )
+
+
+class Cell(NamedTuple):
+  """One estimator at one group size."""
+
+  estimator: str
+  num_rollouts: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CellResult:
+  """Moments of one estimator at one group size. All plain numbers, so that it is also JSON.
+
+  Attributes:
+    estimator, num_rollouts, trials: what was run.
+    target: `[2]` what the bias is measured against.
+    variance: trace of the covariance of the estimator.
+    variance_error: its standard error.
+    bias: `[2]` mean minus target, variance reduced.
+    bias_covariance: `[2, 2]` of the noise in `bias`.
+    plain_bias, plain_bias_covariance: the same from the plain mean of the estimator: a check.
+    seconds: wall time.
+  """
+
+  estimator: str
+  num_rollouts: int
+  trials: int
+  target: list[float]
+  variance: float
+  variance_error: float
+  bias: list[float]
+  bias_covariance: list[list[float]]
+  plain_bias: list[float]
+  plain_bias_covariance: list[list[float]]
+  seconds: float
+
+
+def diagnostic_cells(config: DiagnosticConfig) -> list[Cell]:
+  """The cells of a run, the slow ones first so that two workers finish together."""
+  cells = []
+  for estimator in ESTIMATORS:
+    grid = config.prefix_num_rollouts if estimator in _PREFIX else config.num_rollouts
+    cells += [Cell(estimator, m) for m in grid]
+  cost = {"subset_averaged": 4, "prefix": 1, "prefix_larger": 1, "tea": 1, "tail_influence": 1}
+  return sorted(cells, key=lambda cell: -cell.num_rollouts * cost[cell.estimator])
+
+
+def _prefix_options(config: DiagnosticConfig, estimator: str) -> tuple[int, tuple[float, ...]]:
+  if estimator == "subset_averaged":
+    return config.subset_order, config.subset_fractions
+  return config.order, config.fractions if estimator == "prefix" else config.larger_fractions
+
+
+def cell_sizes(config: DiagnosticConfig, cell: Cell) -> tuple[tuple[int, ...], np.ndarray]:
+  """Sizes of the samples that fit the tails of an estimator, and the weights of their terms."""
+  if cell.estimator in ("tea", "tail_influence"):
+    return (cell.num_rollouts,), np.ones(1)
+  order, fractions = _prefix_options(config, cell.estimator)
+  total = cell.num_rollouts // 2 if cell.estimator in _PREFIX else cell.num_rollouts
+  sizes = tails.compatible_prefixes(total, config.tail_fraction, fractions)
+  return sizes, tails.cancellation_weights(sizes, order, objective=config.objective)
+
+
+def cell_settings(config: DiagnosticConfig, cell: Cell) -> dict[str, Any]:
+  """The settings on which a cell depends, and no others: what a stored result is valid for."""
+  fields = ["tail_fraction", "budget", "scale_floor", "score", "trials", "seed"]
+  if cell.estimator not in ("tea", "tail_influence"):
+    fields.append("objective")
+  settings = {name: getattr(config, name) for name in fields}
+  if "objective" in fields:
+    settings["order"], settings["fractions"] = _prefix_options(config, cell.estimator)
+  if cell.estimator == "subset_averaged":
+    settings["num_orders"] = config.num_orders
+  return {**settings, **cell._asdict(), "schema": _SCHEMA}
+
+
+def cell_name(config: DiagnosticConfig, cell: Cell) -> str:
+  """File name of a cell: readable, and different for different settings."""
+  settings = json.dumps(cell_settings(config, cell), sort_keys=True)
+  digest = hashlib.sha256(settings.encode()).hexdigest()[:12]
+  return f"{cell.estimator}-{cell.num_rollouts}-{digest}.json"
+
+
+def population_tail(tail_fraction: float) -> np.ndarray:
+  """`[3]` threshold, mean and scale of the upper tail of N(0, 1)."""
+  quantile, mills_ratio, tail_variance = tails.tail_constants(tail_fraction, 10**7)[:3]
+  return np.array([quantile, mills_ratio, math.sqrt(tail_variance)])
+
+
+def target_gradient(config: DiagnosticConfig) -> Float[np.ndarray, "2"]:
+  """E[psi(r; eta) s(r)] over N(0, 1) at the population tail: what TEA and Prefix-TEA estimate."""
+  return controls.expected_gradient(
+    population_tail(config.tail_fraction)[None],
+    functools.partial(SCORES[config.score], xp=np),
+    tail_fraction=config.tail_fraction,
+    budget=config.budget,
+  )[0]
+
+
+def influence_gradient(config: DiagnosticConfig) -> Float[np.ndarray, "2"]:
+  """N Cov(E[max(r, M_{N-1}) | r], s(r)): the limit of the tail-influence estimator.
+
+  The derivative of the expected best of N as the density of r moves along s - E[s]. It differs
+  from `target_gradient`, which weighs with the influence of mu + kappa sigma and does not centre;
+  for the scores of a Gaussian family, in which both extrapolations are exact, the two agree.
+  """
+  return controls.influence_gradient(
+    functools.partial(SCORES[config.score], xp=np), budget=config.budget
+  )
+
+
+def cell_target(config: DiagnosticConfig, cell: Cell) -> Float[np.ndarray, "2"]:
+  """What an estimator converges to."""
+  if cell.estimator == "tail_influence":
+    return influence_gradient(config)
+  return target_gradient(config)
+
+
+class _Trial(NamedTuple):
+  """One group: the estimate, the terms of its expectation, and what controls their noise."""
+
+  estimate: Array  # [2]
+  terms: Array  # [num_sizes, 2], not used by the prefix estimators
+  oracles: Array  # [num_controls], with a mean that is known
+  tails: Array  # [num_sizes, 3]
+
+
+def _one_group(
+  key: PRNGKeyArray, orders_key: PRNGKeyArray, *, config: DiagnosticConfig, cell: Cell
+) -> _Trial:
+  rewards = jax.random.normal(key, (cell.num_rollouts,))
+  scores = SCORES[config.score](rewards, jnp)
+  tail_of = functools.partial(
+    tails.tail_vector, tail_fraction=config.tail_fraction, scale_floor=config.scale_floor
+  )
+  law = {"tail_fraction": config.tail_fraction, "budget": config.budget}
+  floored = {**law, "scale_floor": config.scale_floor}
+  population = tails.TailVector(*jnp.asarray(population_tail(config.tail_fraction), jnp.float32))
+  sizes, _ = cell_sizes(config, cell)
+  fitted = [tail_of(rewards[:size]) for size in sizes]
+  stacked = jnp.stack([jnp.stack(tail) for tail in fitted])
+
+  if cell.estimator == "tail_influence":
+    influence = tails.tail_influence(rewards, fitted[0], **law)
+    estimate = (influence - jnp.mean(influence)) @ scores / cell.num_rollouts
+    exact = tails.tail_influence(rewards, population, **law)
+    oracles = jnp.append(exact @ scores / cell.num_rollouts, jnp.mean(exact))
+    return _Trial(estimate, estimate[None], oracles, stacked)
+
+  if cell.estimator in _PREFIX:
+    order, fractions = _prefix_options(config, cell.estimator)
+    estimate = tails.prefix_gradient(
+      rewards, scores, order=order, fractions=fractions, objective=config.objective, **floored
+    )
+    return _Trial(estimate, jnp.zeros((len(sizes), 2)), jnp.zeros(0), stacked)
+
+  terms = jnp.stack(
+    [tails.direct_gradient(rewards[:size], scores[:size], **floored) for size in sizes]
+  )
+  exact = tails.shaped_reward(rewards, population, **law)
+  oracles = [exact[:size] @ scores[:size] / size for size in sizes]
+  estimate = terms[0]
+  if cell.estimator == "subset_averaged":
+    order, fractions = _prefix_options(config, cell.estimator)
+    estimate = tails.subset_averaged_gradient(
+      rewards,
+      scores,
+      key=orders_key,
+      num_orders=config.num_orders,
+      order=order,
+      fractions=fractions,
+      objective=config.objective,
+      **floored,
+    )
+  return _Trial(estimate, terms, jnp.concatenate(oracles), stacked)
+
+
+def run_trials(
+  config: DiagnosticConfig, cell: Cell, progress: Callable[[float], None] | None = None
+) -> _Trial:
+  """Runs a cell's estimator on `config.trials` groups; arrays lead with the trial, on the host.
+
+  Groups of a chunk share their random orders: rollouts are exchangeable, so given any orders the
+  estimator has the same mean, and the variance is averaged over the orders of the chunks.
+  """
+  chunk = min(config.trials, max(1, _ELEMENTS_PER_CHUNK // cell.num_rollouts))
+  num_chunks = math.ceil(config.trials / chunk)
+  one_group = functools.partial(_one_group, config=config, cell=cell)
+  step = jax.jit(jax.vmap(one_group, in_axes=(0, None)))
+  root = jax.random.key(config.seed)
+  for salt in (zlib.crc32(cell.estimator.encode()), cell.num_rollouts):
+    root = jax.random.fold_in(root, salt)
+  chunks = []
+  for index in range(num_chunks):
+    orders_key, groups_key = jax.random.split(jax.random.fold_in(root, index))
+    chunks.append(jax.device_get(step(jax.random.split(groups_key, chunk), orders_key)))
+    if progress is not None:
+      progress((index + 1) / num_chunks)
+  merged = (np.concatenate(parts)[: config.trials] for parts in zip(*chunks, strict=True))
+  return _Trial(*(np.asarray(part, np.float64) for part in merged))
+
+
+def simulate_cell(
+  config: DiagnosticConfig, cell: Cell, progress: Callable[[float], None] | None = None
+) -> CellResult:
+  """Bias and variance of one estimator at one group size.
+
+  Args:
+    config: the run.
+    cell: estimator and number of rollouts.
+    progress: called with the share of the groups that is done.
+
+  Returns:
+    `CellResult`; the same for the same config.
+  """
+  start = time.perf_counter()
+  trials = run_trials(config, cell, progress)
+  target = cell_target(config, cell)
+  sizes, weights = cell_sizes(config, cell)
+  terms = np.asarray(trials.terms)
+  if cell.estimator in _PREFIX:
+    terms = controls.expected_gradient(
+      np.asarray(trials.tails),
+      functools.partial(SCORES[config.score], xp=np),
+      tail_fraction=config.tail_fraction,
+      budget=config.budget,
+    )
+  response = np.einsum("j,tjd->td", weights, terms) - target
+  known = _known_means(config, cell, target, len(sizes))
+  features = [np.asarray(trials.oracles) - known]
+  features += [
+    controls.tail_controls(trials.tails[:, j], size, config.tail_fraction)
+    for j, size in enumerate(sizes)
+  ]
+  bias, bias_covariance = controls.controlled_mean(response, np.concatenate(features, axis=-1))
+
+  estimates = np.asarray(trials.estimate)
+  plain_bias, plain_covariance = controls.controlled_mean(estimates - target, None)
+  squares = np.sum(np.square(estimates - estimates.mean(axis=0)), axis=-1)
+  return CellResult(
+    estimator=cell.estimator,
+    num_rollouts=cell.num_rollouts,
+    trials=config.trials,
+    target=target.tolist(),
+    variance=float(squares.sum() / (len(squares) - 1)),
+    variance_error=float(squares.std() / math.sqrt(len(squares))),
+    bias=bias.tolist(),
+    bias_covariance=bias_covariance.tolist(),
+    plain_bias=plain_bias.tolist(),
+    plain_bias_covariance=plain_covariance.tolist(),
+    seconds=time.perf_counter() - start,
+  )
+
+
+def _known_means(
+  config: DiagnosticConfig, cell: Cell, target: np.ndarray, num_sizes: int
+) -> Sequence[float] | np.ndarray:
+  """Expectations of `_Trial.oracles`: at the population tail the estimators are unbiased."""
+  if cell.estimator in _PREFIX:
+    return np.zeros(0)
+  if cell.estimator == "tail_influence":
+    return np.append(target, 0.0)
+  return np.tile(target, num_sizes)
