@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tea_jax.models import causal_lm, decoding
+from tea_jax.models import causal_lm, decoding, shared_prompt
 from tea_jax.models.attention import AttentionKind
 from tea_jax.models.causal_lm import Params, Remat
 from tea_jax.models.config import ModelConfig
@@ -53,6 +53,26 @@ class Policy:
       params,
       tokens,
       lengths,
+      dtype=self.dtype,
+      scan=self.scan_layers,
+      remat=self.remat,
+      attention=self.attention,
+    )
+
+  def group_hidden_states(
+    self,
+    params: Params,
+    prompt_tokens: Int[Array, "P T_p"],
+    prompt_lengths: Int[Array, "P"],
+    completion_tokens: Int[Array, "P m T_c"],
+  ) -> Float[Array, "P m T_c D"]:
+    """States that predict each completion token; see `shared_prompt.group_hidden_states`."""
+    return shared_prompt.group_hidden_states(
+      self.config,
+      params,
+      prompt_tokens,
+      prompt_lengths,
+      completion_tokens,
       dtype=self.dtype,
       scan=self.scan_layers,
       remat=self.remat,
