@@ -82,6 +82,8 @@ class RolloutEngine:
     max_rows: rows decoded at once; None derives it from `memory`.
     memory: bytes for caches and logits, a bound for `max_rows`.
     segment: tokens between two looks of the host, when stop strings or callbacks need them.
+    smallest_prompt: prompts are padded to at least this width; the longest prompt of a data set
+      gives all its batches one compiled shape.
   """
 
   def __init__(
@@ -92,6 +94,7 @@ class RolloutEngine:
     max_rows: int | None = None,
     memory: int = _MEMORY,
     segment: int = _SEGMENT,
+    smallest_prompt: int = _SMALLEST_PROMPT,
   ):
     config = policy.config
     if max_rows is not None and max_rows < 1:
@@ -109,6 +112,7 @@ class RolloutEngine:
     self.policy, self.sampling = policy, sampling
     self.stop_tokens = tuple(stop_tokens)
     self.max_rows, self.memory, self.segment = max_rows, memory, segment
+    self.smallest_prompt = smallest_prompt
     self._prepare = jax.jit(policy.decode_weights)
     self._start = jax.jit(self._start_group, static_argnames=("rollouts", "length"))
     self._advance = jax.jit(self._advance_group, donate_argnames=("state",))
@@ -192,7 +196,7 @@ class RolloutEngine:
     return bucket(self.sampling.max_completion_length, smallest=_SMALLEST_COMPLETION)
 
   def _prompt_bucket(self, length: int) -> int:
-    return min(bucket(length, smallest=_SMALLEST_PROMPT), self.policy.config.max_positions)
+    return min(bucket(length, smallest=self.smallest_prompt), self.policy.config.max_positions)
 
   def _check(
     self,
