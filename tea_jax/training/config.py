@@ -15,9 +15,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from tea_jax.advantages import make_advantage
-from tea_jax.advantages.rule import GroupRule
-from tea_jax.training.advantage_options import AdvantageOptions
+from tea_jax.advantages import AdvantageFlags, GroupRule
 from tea_jax.training.objective import ObjectiveConfig
 from tea_jax.training.optimizer import OptimizerConfig
 from tea_jax.training.options import (
@@ -53,7 +51,7 @@ class RunConfig:
   data: DataOptions = dataclasses.field(default_factory=DataOptions)
   reward: RewardOptions = dataclasses.field(default_factory=RewardOptions)
   sampling: SamplingOptions = dataclasses.field(default_factory=SamplingOptions)
-  advantage: AdvantageOptions = dataclasses.field(default_factory=AdvantageOptions)
+  advantage: AdvantageFlags = dataclasses.field(default_factory=AdvantageFlags)
   objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
   optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
   checkpoint: CheckpointOptions = dataclasses.field(default_factory=CheckpointOptions)
@@ -87,7 +85,7 @@ class RunConfig:
 
   def advantage_rule(self) -> GroupRule:
     """The resolved rule; `print` shows all its parameters."""
-    return make_advantage(self.advantage.name, **self.advantage.arguments())
+    return self.advantage.build()
 
 
 # What may differ when a run goes on: none of it changes a number that the run computes.

@@ -85,7 +85,7 @@ def make_transformation(config: OptimizerConfig) -> optax.GradientTransformation
     parts.append(optax.trace(decay=config.beta1))
   if config.weight_decay > 0:
     parts.append(optax.add_decayed_weights(config.weight_decay, mask=_decayed))
-  return optax.chain(*parts)
+  return optax.chain(*parts) if parts else optax.identity()
 
 
 def _decayed(params):

@@ -6,6 +6,7 @@ Each docstring is the help text of its flags. `config.RunConfig` holds one of ea
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Literal
 
 
@@ -53,27 +54,31 @@ class DataOptions:
   """The prompts.
 
   Attributes:
-    prompts: a recipe ("quickstart", "ultrafeedback", "hh-helpful", "gsm8k", "math"), a JSONL or
-      Parquet file, a Hugging Face dataset id, or a function as "module:function".
-    column: of the prompt in a file or dataset.
-    chat: render prompts with the tokenizer's chat template; False for raw text.
-    system_prompt: put before every chat; None for the template's own.
+    prompts: "openers" (in the package), a recipe ("ultrafeedback", "hh_helpful", "gsm8k", "math"),
+      a .jsonl, .parquet or .txt file, a Hugging Face dataset id, or a function "module:function".
+    column: of the prompt in a file or dataset; None for the first usual name.
+    chat: render prompts with the tokenizer's chat template; False continues the plain text.
+    system_prompt: put before every prompt; None for the recipe's own, if any.
     max_prompt_length: in tokens; longer prompts are dropped and counted.
     prompts_per_step: P, prompts of one step.
-    shuffle_seed: of the order of prompts.
+    num_validation: prompts held out for checkpoint selection (a recipe has its own split).
+    num_test: prompts held out for evaluation (a recipe has its own split).
   """
 
-  prompts: str = "quickstart"
-  column: str = "prompt"
+  prompts: str = "openers"
+  column: str | None = None
   chat: bool = True
   system_prompt: str | None = None
   max_prompt_length: int = 256
   prompts_per_step: int = 4
-  shuffle_seed: int = 0
+  num_validation: int = 32
+  num_test: int = 64
 
   def __post_init__(self) -> None:
     for name in ("max_prompt_length", "prompts_per_step"):
       require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1.")
+    for name in ("num_validation", "num_test"):
+      require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +86,8 @@ class RewardOptions:
   """The reward: a weighted sum of functions.
 
   Attributes:
-    functions: names of built-in rewards, or own ones as "module:function".
+    functions: names of built-in rewards, own ones as "module:function", or the Hugging Face id or
+      folder of a reward model.
     weights: one a function; empty for all 1.
     options: JSON object of factory arguments by function, e.g. '{"regex": {"pattern": "42"}}'.
   """
@@ -92,6 +98,12 @@ class RewardOptions:
 
   def __post_init__(self) -> None:
     require(len(self.functions) > 0, "reward.functions is empty; name at least one reward.")
+    try:
+      options = json.loads(self.options)
+    except ValueError as error:
+      raise ValueError(f"reward.options={self.options!r} is not JSON: {error}.") from error
+    unknown = sorted(set(options) - set(self.functions))
+    require(not unknown, f"reward.options names {unknown}, which are not in reward.functions.")
     require(
       len(self.weights) in (0, len(self.functions)),
       f"reward.weights has {len(self.weights)} entries for {len(self.functions)} functions; give "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tea_jax.training.advantage_options import AdvantageOptions
+from tea_jax.advantages import AdvantageFlags
 from tea_jax.training.config import RunConfig
 from tea_jax.training.objective import ObjectiveConfig
 from tea_jax.training.optimizer import OptimizerConfig
@@ -46,10 +46,10 @@ _QUICKSTART = RunConfig(
   steps=40,
   # 64 rollouts of at most 24 + 24 tokens fit in 2 GiB without recomputation.
   model=ModelOptions(name="smollm2-135m-instruct", remat="none", scan_layers=False),
-  data=DataOptions(prompts="quickstart", chat=False, max_prompt_length=24, prompts_per_step=4),
+  data=DataOptions(prompts="openers", chat=False, max_prompt_length=24, prompts_per_step=4),
   reward=RewardOptions(functions=("lexicon",)),
   sampling=SamplingOptions(num_rollouts=32, max_completion_length=24),
-  advantage=AdvantageOptions(name="tea"),
+  advantage=AdvantageFlags(name="tea"),
   objective=ObjectiveConfig(kl_coefficient=0.0),
   optimizer=OptimizerConfig(learning_rate=1e-5, warmup_steps=4, micro_batch_rollouts=64),
   checkpoint=CheckpointOptions(every=20, keep=1, final_policy="last"),
@@ -70,7 +70,7 @@ _PAPER = RunConfig(
   ),
   reward=RewardOptions(functions=("Skywork/Skywork-Reward-V2-Llama-3.1-8B",)),
   sampling=SamplingOptions(num_rollouts=64, max_completion_length=512),  # [ours]: 512
-  advantage=AdvantageOptions(name="tea"),
+  advantage=AdvantageFlags(name="tea"),
   objective=ObjectiveConfig(kl_coefficient=0.01),  # [ours]
   optimizer=OptimizerConfig(
     learning_rate=1e-6,  # [ours]
@@ -172,7 +172,7 @@ def get_preset(name: str) -> Preset:
   return PRESETS[name]
 
 
-def parse_rule(text: str) -> AdvantageOptions:
+def parse_rule(text: str) -> AdvantageFlags:
   """Reads `name` or `name:argument=value,argument=value`, e.g. `grpo:normalize=true`.
 
   Raises:
@@ -185,11 +185,11 @@ def parse_rule(text: str) -> AdvantageOptions:
     if not equals:
       raise ValueError(f"rule {text!r}: {part!r} is not argument=value, as in tea:budget=256.")
     arguments[key.strip().replace("-", "_")] = _value(value.strip())
-  known = [field.name for field in dataclasses.fields(AdvantageOptions)]
+  known = [field.name for field in dataclasses.fields(AdvantageFlags)]
   unknown = [key for key in arguments if key not in known]
   if unknown:
     raise ValueError(f"rule {text!r}: unknown argument {unknown[0]!r}; known: {', '.join(known)}.")
-  return AdvantageOptions(name=name.strip(), **arguments)
+  return AdvantageFlags(name=name.strip(), **arguments)
 
 
 def _value(text: str) -> bool | int | float | str:

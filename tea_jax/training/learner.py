@@ -1,0 +1,162 @@
+"""What a run trains and the compiled functions that it needs, shared by runs of the same shapes.
+
+A learner knows which parameters move (all, or adapters on frozen weights) and how they combine
+into the policy's. Its compiled functions depend on the model, the sampling and the objective, but
+not on the advantage rule, the learning rate or the KL coefficient: comparing rules compiles once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tea_jax.models import sharding
+from tea_jax.models.logprobs import group_logprobs
+from tea_jax.models.lora import LoraConfig, init_adapters, merge_adapters
+from tea_jax.models.policy import Policy
+from tea_jax.rollout.engine import RolloutEngine
+from tea_jax.rollout.sampling import SamplingConfig
+from tea_jax.rollout.types import Rollouts
+from tea_jax.training.config import RunConfig
+from tea_jax.training.optimizer import OptimizerConfig
+from tea_jax.training.options import ModelOptions
+from tea_jax.training.step import init_optimizer, make_evaluate_logprobs, make_update
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+  """The compiled functions of a run.
+
+  Attributes:
+    policy: shapes and options of the model; carries no weights.
+    lora: adapters that are trained; None if all weights are.
+    engine: samples rollouts, given the full parameters.
+    update: see `make_update`.
+    reference_logprobs: `(reference params, {}, rollouts) -> [P, m, T]`.
+    merge: `(trainable, frozen) -> full parameters`.
+    init_optimizer: `trainable -> optimizer state`.
+  """
+
+  policy: Policy
+  lora: LoraConfig | None
+  engine: RolloutEngine
+  update: Callable[..., Any]
+  reference_logprobs: Callable[..., jax.Array]
+  merge: Callable[[Tree, Tree], Tree]
+  init_optimizer: Callable[[Tree], optax.OptState]
+
+  def start(self, params: Tree, key: jax.Array) -> tuple[Tree, Tree]:
+    """`(trainable, frozen)` at the beginning of a run; `params` are not changed by training."""
+    if self.lora is not None:
+      return init_adapters(self.policy.config, self.lora, key), params
+    # The update donates its parameters: the caller keeps its own.
+    return jax.tree.map(jnp.copy, params), {}
+
+
+_LEARNERS: dict[Any, Learner] = {}
+_KEPT = 4
+
+
+def make_learner(policy: Policy, config: RunConfig, *, prompt_length: int) -> Learner:
+  """The learner of a run, reused if one of the same shapes was made in this process.
+
+  Args:
+    policy: the model; its weights are not kept.
+    config: of the run.
+    prompt_length: longest prompt in tokens; all prompts are padded to its bucket, so that no batch
+      compiles anything new.
+  """
+  fields = {f.name: getattr(policy, f.name) for f in dataclasses.fields(policy)}
+  tokenizer = fields.pop("tokenizer")
+  del fields["params"]
+  sampling = SamplingConfig(
+    temperature=config.sampling.temperature,
+    top_k=config.sampling.top_k,
+    top_p=config.sampling.top_p,
+    min_p=config.sampling.min_p,
+    max_completion_length=config.sampling.max_completion_length,
+  )
+  lora = lora_config(config.model)
+  objective = config.objective
+  objective = dataclasses.replace(objective, kl_coefficient=float(objective.kl_coefficient > 0))
+  # What the update takes as arguments must not tell compiled functions apart.
+  defaults = OptimizerConfig()
+  dynamic = ("learning_rate", "schedule", "warmup_steps", "final_learning_rate_ratio")
+  optimizer = dataclasses.replace(
+    config.optimizer, **{name: getattr(defaults, name) for name in dynamic}
+  )
+  key = (*fields.items(), id(tokenizer), sampling, lora, objective, optimizer, prompt_length)
+  if key not in _LEARNERS:
+    while len(_LEARNERS) >= _KEPT:
+      _LEARNERS.pop(next(iter(_LEARNERS)))
+    shape = dataclasses.replace(policy, params={})
+    _LEARNERS[key] = _build(shape, sampling, lora, objective, optimizer, prompt_length)
+  return _LEARNERS[key]
+
+
+def lora_config(options: ModelOptions) -> LoraConfig | None:
+  """The adapters that the flags ask for; None if all weights are trained."""
+  if options.lora_rank == 0:
+    return None
+  alpha = 2.0 * options.lora_rank if options.lora_alpha is None else options.lora_alpha
+  return LoraConfig(rank=options.lora_rank, alpha=alpha, targets=options.lora_targets)
+
+
+def _build(policy, sampling, lora, objective, optimizer, prompt_length) -> Learner:
+  def combine(trainable: Tree, frozen: Tree) -> Tree:
+    return trainable if lora is None else merge_adapters(frozen, trainable, lora)
+
+  def compute(params: Tree, rollouts: Rollouts, with_entropy: bool):
+    out = group_logprobs(
+      policy, params, rollouts, temperature=sampling.temperature, with_entropy=with_entropy
+    )
+    return out.logprobs, out.entropy
+
+  def policy_logprobs(trainable: Tree, frozen: Tree, rollouts: Rollouts):
+    return compute(combine(trainable, frozen), rollouts, objective.entropy_coefficient > 0)
+
+  def reference_logprobs(reference: Tree, _: Tree, rollouts: Rollouts):
+    return compute(reference, rollouts, False)
+
+  return Learner(
+    policy=policy,
+    lora=lora,
+    engine=RolloutEngine(policy, sampling, smallest_prompt=prompt_length),
+    update=make_update(
+      policy_logprobs, objective, optimizer, max_completion_length=sampling.max_completion_length
+    ),
+    reference_logprobs=make_evaluate_logprobs(
+      reference_logprobs, micro_batch_rollouts=optimizer.micro_batch_rollouts
+    ),
+    merge=combine if lora is None else jax.jit(combine),
+    init_optimizer=lambda trainable: init_optimizer(optimizer, trainable),
+  )
+
+
+def trim(rollouts: Rollouts, max_completion_length: int) -> Rollouts:
+  """Cuts the completion axis to what the sampler may fill; its bucket can be longer."""
+  cut = slice(0, max_completion_length)
+  return rollouts._replace(
+    completion_tokens=rollouts.completion_tokens[..., cut],
+    logprobs=rollouts.logprobs[..., cut],
+    sampling_logprobs=rollouts.sampling_logprobs[..., cut],
+  )
+
+
+def place(tree: Tree, mesh: jax.sharding.Mesh | None) -> Tree:
+  """Puts a batch on the devices: the prompt axis over the mesh's data axes where it divides."""
+  if mesh is None:
+    return tree
+  rows = sharding.batch_sharding(mesh)
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  return jax.tree.map(
+    lambda leaf: jax.device_put(leaf, rows if leaf.shape[0] % shards == 0 else everywhere), tree
+  )

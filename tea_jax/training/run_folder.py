@@ -1,0 +1,68 @@
+"""The folder of a run: one config, one process at a time, one finished policy."""
+
+from __future__ import annotations
+
+import fcntl
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import IO, Any
+
+from tea_jax.models import hf
+from tea_jax.models.policy import Policy
+from tea_jax.training.checkpoints import check_writable
+from tea_jax.training.config import RunConfig, check_resumable, load_config, save_config
+
+
+class RunFolder:
+  """`config.yaml, metrics.jsonl, checkpoints/, rollouts/, best_policy/, policy/` of one run.
+
+  Opening it takes a lock that the operating system releases when the process dies.
+
+  Raises:
+    CheckpointError: if the folder cannot be written.
+    ValueError: if it holds a run with another config.
+    RuntimeError: if another process trains in it.
+  """
+
+  def __init__(self, config: RunConfig):
+    self.path = pathlib.Path(config.run_folder).absolute()
+    check_writable(self.path)
+    self._lock: IO[str] = open(self.path / ".lock", "w")  # noqa: SIM115 (held for the whole run)
+    try:
+      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      self._lock.close()
+      raise RuntimeError(
+        f"another process is training in {self.path}; wait for it or choose another --run-folder."
+      ) from error
+    stored = self.path / "config.yaml"
+    if stored.exists():
+      check_resumable(load_config(stored), config)
+    save_config(config, stored)
+
+  @property
+  def policy(self) -> pathlib.Path:
+    """The finished policy, a Hugging Face folder."""
+    return self.path / "policy"
+
+  def save_best(self, policy: Policy, params: Mapping[str, Any], step: int) -> None:
+    """Keeps the weights of the best validation; those of the earlier best go."""
+    folder = self.path / "best_policy"
+    hf.save_pretrained(folder / str(step), policy.config, params, policy.tokenizer)
+    for other in folder.iterdir():
+      if other.name != str(step):
+        shutil.rmtree(other, ignore_errors=True)
+
+  def finish(self, policy: Policy, params: Mapping[str, Any], best_step: int | None) -> None:
+    """Writes `policy/`: the weights of `best_step`, or `params` if that is None."""
+    if not self.policy.exists():
+      best = self.path / "best_policy" / str(best_step)
+      if best_step is None:
+        hf.save_pretrained(self.policy, policy.config, params, policy.tokenizer)
+      else:
+        best.rename(self.policy)
+    shutil.rmtree(self.path / "best_policy", ignore_errors=True)
+
+  def close(self) -> None:
+    self._lock.close()

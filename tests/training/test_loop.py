@@ -1,0 +1,297 @@
+"""Whole runs of a tiny policy: what is written, what is the same, what is refused."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tea_jax.advantages import grpo, tea
+from tea_jax.rewards import RewardError
+from tea_jax.training.checkpoints import CheckpointError
+from tea_jax.training.config import load_config
+from tea_jax.training.loop import Run, train
+from tea_jax.training.metrics import read_jsonl
+from tests.training import tiny
+
+
+@pytest.fixture(scope="module")
+def policy():
+  return tiny.policy()
+
+
+def _train(config, policy, **options):
+  options = {"splits": tiny.splits(), "reward": tiny.reward, "console": tiny.console(), **options}
+  return train(config, policy=policy, **options)
+
+
+def _bytes(tree):
+  return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def test_a_run_writes_its_folder(tmp_path, policy):
+  before = _bytes(policy.params)
+  result = _train(tiny.config(tmp_path / "run"), policy)
+  folder = tmp_path / "run"
+  assert load_config(folder / "config.yaml") == tiny.config(folder)
+  assert [line["step"] for line in result.metrics] == [0, 1, 2, 3]
+  assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["2", "4"]
+  assert (folder / "policy" / "model.safetensors").exists()
+  samples = read_jsonl(folder / "rollouts" / "samples.jsonl")
+  assert {s["step"] for s in samples} == {0, 2}
+  assert len(samples[0]["completions"]) == 4
+  assert _bytes(policy.params) == before, "training must leave the caller's weights alone"
+  assert _bytes(result.policy.params) != before
+
+
+def test_metrics_have_the_names_that_users_expect(tmp_path, policy):
+  config = tiny.config(tmp_path / "run", steps=1, objective={"kl_coefficient": 0.1})
+  seen = {}
+  _train(config, policy, on_step=lambda step, record: seen.update(record))
+  expected = (
+    "reward/mean reward/std reward/max reward/p50 frac_reward_zero_std best_of_n/1 best_of_n/8 "
+    "advantage/mean advantage/std advantage/nonzero_frac completions/mean_length "
+    "completions/clipped_ratio entropy kl policy_loss grad_norm learning_rate skipped num_tokens "
+    "sampler/logp_difference/mean sampler/logp_difference/p95 sampler/importance_ratio/max "
+    "predicted_best_of_budget tail/threshold effective_rollouts time/rollout time/reward "
+    "time/advantage time/update time/step tokens_per_second/rollout memory/host_gb overhead_frac"
+  )
+  assert set(expected.split()) <= set(seen)
+  assert abs(seen["kl"]) < 1e-6, "the policy starts as the reference"
+  assert seen["sampler/logp_difference/max"] < 1e-4, "sampler and trainer agree"
+
+
+def test_the_reward_rises(tmp_path, policy):
+  config = tiny.config(tmp_path / "run", steps=30, checkpoint={"every": 0})
+  metrics = _train(config, policy, rule=grpo()).metrics
+  first, last = (np.mean([m["reward/mean"] for m in part]) for part in (metrics[:5], metrics[-5:]))
+  assert last > first + 0.1
+
+
+def test_going_on_ends_with_the_same_bits(tmp_path, policy):
+  whole = _train(tiny.config(tmp_path / "whole", steps=6, selection={"every": 2}), policy)
+
+  class Stop(Exception):
+    pass
+
+  def stop_at(step, record):
+    if step == 4:
+      raise Stop
+
+  config = tiny.config(tmp_path / "parts", steps=6, selection={"every": 2})
+  with pytest.raises(Stop):
+    _train(config, policy, on_step=stop_at)
+  parts = _train(config, policy)
+  assert _bytes(parts.policy.params) == _bytes(whole.policy.params)
+  for name in ("metrics.jsonl", "rollouts/samples.jsonl"):
+    assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+  assert parts.best == whole.best
+  files = [tmp_path / n / "policy" / "model.safetensors" for n in ("parts", "whole")]
+  assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, policy):
+  config = tiny.config(tmp_path / "run")
+  first = _train(config, policy)
+
+  def fail(step, record):
+    raise AssertionError("no step is left")
+
+  again = _train(config, policy, on_step=fail)
+  assert again.metrics == first.metrics
+  assert _bytes(again.policy.params) == _bytes(first.policy.params)
+
+
+def test_another_config_in_the_folder_is_refused(tmp_path, policy):
+  _train(tiny.config(tmp_path / "run"), policy)
+  with pytest.raises(ValueError, match=r"seed: 0 -> 1"):
+    _train(tiny.config(tmp_path / "run", seed=1), policy)
+
+
+def test_two_processes_may_not_share_a_folder(tmp_path, policy):
+  config = tiny.config(tmp_path / "run")
+  run = Run(config, policy=policy, splits=tiny.splits(), reward=tiny.reward, console=tiny.console())
+  try:
+    with pytest.raises(RuntimeError, match="another process is training"):
+      _train(config, policy)
+  finally:
+    run.close()
+
+
+def test_a_failing_reward_keeps_completions_and_progress(tmp_path, policy):
+  calls = []
+
+  def reward(prompts, completions):
+    calls.append(1)
+    scores = tiny.reward(prompts, completions)
+    if len(calls) == 4:
+      scores[5] = np.nan
+    return scores
+
+  config = tiny.config(tmp_path / "run", steps=5, checkpoint={"every": 0})
+  with pytest.raises(RewardError, match=r"returned nan for prompt 0 \(.*rollout 5"):
+    _train(config, policy, reward=reward)
+  assert len(read_jsonl(tmp_path / "run" / "rollouts" / "unscored_step_3.jsonl")) == 16
+  steps = []
+  parts = _train(config, policy, on_step=lambda step, record: steps.append(step))
+  assert steps == [3, 4]
+  whole = _train(tiny.config(tmp_path / "whole", steps=5, checkpoint={"every": 0}), policy)
+  assert _bytes(parts.policy.params) == _bytes(whole.policy.params)
+
+
+def test_unscored_rollouts_get_no_advantage(tmp_path, policy):
+  def reward(prompts, completions):
+    scores = tiny.reward(prompts, completions).tolist()
+    scores[2] = None
+    return scores
+
+  result = _train(tiny.config(tmp_path / "run", steps=2), policy, reward=reward)
+  assert result.metrics[0]["reward/scored_frac"] == 15 / 16
+
+
+def test_selection_keeps_the_best_weights(tmp_path, policy):
+  config = tiny.config(tmp_path / "run", steps=6, selection={"every": 2})
+  result = _train(config, policy, rule=grpo())
+  scores = {
+    m["step"] + 1: m["validation/top_mean"] for m in result.metrics if "validation/top_mean" in m
+  }
+  assert set(scores) == {2, 4, 6}
+  assert result.best is not None
+  assert result.best.score == max(scores.values())
+  assert result.best.step == min(s for s, v in scores.items() if v == max(scores.values()))
+  assert not (tmp_path / "run" / "best_policy").exists()
+
+
+def test_rules_start_alike_and_share_compiled_functions(tmp_path, policy):
+  one = _train(tiny.config(tmp_path / "tea", seed=3), policy, rule=tea())
+  compiled = _count_compiles()
+  two = _train(tiny.config(tmp_path / "grpo", seed=3), policy, rule=grpo())
+  same = ("reward/mean", "completions/mean_length", "entropy")
+  assert [one.metrics[0][n] for n in same] == [two.metrics[0][n] for n in same]
+  assert one.metrics[-1]["reward/mean"] != two.metrics[-1]["reward/mean"]
+  names = compiled()
+  assert not [n for n in names if "update" in n or "_group" in n], names
+
+
+def _count_compiles():
+  """Call it before, call its result after: the names of what was compiled in between."""
+  import logging
+
+  names = []
+
+  class Handler(logging.Handler):
+    def emit(self, record):
+      text = record.getMessage()
+      if text.startswith("Compiling "):
+        names.append(text.split()[1])
+
+  handler, logger = Handler(), logging.getLogger("jax._src.interpreters.pxla")
+  logger.addHandler(handler)
+  level = logger.level
+  logger.setLevel(logging.DEBUG)
+
+  def stop():
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+    return names
+
+  return stop
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {},
+    {"selection": {"every": 3}, "objective": {"kl_coefficient": 0.1}},
+    {
+      "optimizer": {"updates_per_batch": 2, "micro_batch_rollouts": 4},
+      "objective": {"clip_epsilon_low": 0.2, "clip_epsilon_high": 0.2},
+    },
+    {"advantage": {"name": "cat_best_of_n", "quantile": "tracked"}},
+    {"advantage": {"name": "subset_tea"}},
+  ],
+  ids=["plain", "selection-kl", "ppo", "tracked", "subsets"],
+)
+def test_nothing_compiles_after_the_second_step(tmp_path, policy, changes):
+  started = {}
+
+  def watch(step, record):
+    if step == 1:
+      started["stop"] = _count_compiles()
+
+  config = tiny.config(tmp_path / "run", steps=6, **changes)
+  if "selection" in changes:  # The first validation may compile the means of its scores.
+    watch_from = 2
+    watch = lambda step, record: (
+      started.setdefault("stop", _count_compiles()) if (step == watch_from) else None
+    )
+  _train(config, policy, on_step=watch)
+  assert started["stop"]() == []
+
+
+@pytest.mark.parametrize(
+  "objective",
+  [
+    {"kl_coefficient": 0.05, "kl_placement": "reward", "kl_estimator": "k1"},
+    {"truncated_rollouts": "mask"},
+    {"truncated_rollouts": "penalise", "truncation_penalty": 0.5},
+    {"entropy_coefficient": 0.01},
+    {"measure_kl": True, "importance_cap": 2.0},
+  ],
+)
+def test_every_objective_runs(tmp_path, policy, objective):
+  metrics = _train(tiny.config(tmp_path / "run", steps=2, objective=objective), policy).metrics
+  assert all(np.isfinite(m["grad_norm"]) and m["skipped"] == 0 for m in metrics)
+
+
+def test_adapters_train_on_frozen_weights(tmp_path, policy):
+  config = tiny.config(
+    tmp_path / "run",
+    model={"lora_rank": 2},
+    objective={"kl_coefficient": 0.1},
+    optimizer={"learning_rate": 0.1},
+  )
+  result = _train(config, policy)
+  assert abs(result.metrics[0]["kl"]) < 1e-6
+  assert result.metrics[-1]["kl"] > 1e-6
+  changed = jax.tree.map(lambda a, b: bool((a != b).any()), result.policy.params, policy.params)
+  assert changed["layers"]["attention"]["query"]["kernel"]
+  assert not changed["embed"]["embedding"]
+
+
+def test_poisoned_gradients_stop_the_run_after_a_few_skips(tmp_path, policy):
+  bad = dataclasses.replace(
+    policy, params=jax.tree.map(lambda x: x * np.float32(np.nan), policy.params)
+  )
+  config = tiny.config(tmp_path / "run", steps=9, optimizer={"max_skipped": 3})
+  with pytest.raises(FloatingPointError, match="3 updates in a row"):
+    _train(config, bad)
+
+
+def test_an_unwritable_folder_is_refused_before_anything_runs(policy):
+  with pytest.raises(CheckpointError, match="cannot be written"):
+    _train(tiny.config("/proc/nothing"), policy)
+
+
+def test_memory_stays_constant(tmp_path, policy):
+  live, resident = [], []
+
+  def watch(step, record):
+    if step % 20 == 19:
+      live.append(len(jax.live_arrays()))
+      resident.append(record["memory/host_gb"])
+
+  config = tiny.config(
+    tmp_path / "run", steps=200, checkpoint={"every": 50}, selection={"every": 50}
+  )
+  _train(config, policy, on_step=watch)
+  assert max(live[1:]) == min(live[1:])
+  assert resident[-1] - resident[3] < 0.02, resident
+
+
+def test_config_and_metrics_are_valid_json(tmp_path, policy):
+  _train(tiny.config(tmp_path / "run", steps=1), policy)
+  for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+    assert "NaN" not in line
+    json.loads(line)

@@ -1,0 +1,94 @@
+"""A decoder of a few thousand parameters, its tokenizer, prompts and reward: runs in seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import pathlib
+
+import jax
+import numpy as np
+import tokenizers
+from rich.console import Console
+from transformers import PreTrainedTokenizerFast
+
+from tea_jax.data import Prompt
+from tea_jax.models.causal_lm import init_params
+from tea_jax.models.config import ModelConfig
+from tea_jax.models.policy import Policy
+from tea_jax.training.config import RunConfig
+from tea_jax.training.optimizer import OptimizerConfig
+from tea_jax.training.options import (
+  CheckpointOptions,
+  DataOptions,
+  LoggingOptions,
+  SamplingOptions,
+  SelectionOptions,
+)
+
+WORDS = ["<end>", "<unknown>", *(f"w{i}" for i in range(22))]
+MODEL = ModelConfig(
+  architecture="Llama",
+  vocab_size=len(WORDS),
+  hidden_size=16,
+  intermediate_size=32,
+  num_layers=2,
+  num_heads=2,
+  num_kv_heads=1,
+  head_dim=8,
+  max_positions=64,
+  eos_token_ids=(0,),
+  pad_token_id=0,
+  tie_embeddings=True,
+)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+  model = tokenizers.models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unknown>")
+  words = tokenizers.Tokenizer(model)
+  words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+  return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unknown>")
+
+
+def policy(seed: int = 0, **fields) -> Policy:
+  params = jax.tree.map(lambda x: 4.0 * x, init_params(MODEL, jax.random.key(seed)))
+  return Policy(config=MODEL, params=params, tokenizer=tokenizer(), **fields)
+
+
+def splits(num_train: int = 10) -> dict[str, list[Prompt]]:
+  def prompts(first: int, count: int) -> list[Prompt]:
+    return [
+      Prompt(id=i, text=" ".join(f"w{(i + j) % 22}" for j in range(1 + i % 5)))
+      for i in range(first, first + count)
+    ]
+
+  return {"train": prompts(0, num_train), "validation": prompts(100, 3)}
+
+
+def reward(prompts, completions):
+  """Mean index of the words, with a little of the length: continuous, learnable."""
+  del prompts
+  words = [[int(w[1:]) for w in c.split() if w.startswith("w")] for c in completions]
+  return np.array([np.mean(w) / 22 + 0.01 * len(w) if w else -0.1 for w in words])
+
+
+def config(folder: str | pathlib.Path, **changes) -> RunConfig:
+  """Four steps of 2 prompts x 8 rollouts x 6 tokens; `changes` replace fields or groups."""
+  base = RunConfig(
+    run_folder=str(folder),
+    steps=4,
+    data=DataOptions(chat=False, max_prompt_length=8, prompts_per_step=2),
+    sampling=SamplingOptions(num_rollouts=8, max_completion_length=6),
+    optimizer=OptimizerConfig(learning_rate=0.02),
+    checkpoint=CheckpointOptions(every=2),
+    selection=SelectionOptions(every=0, num_prompts=3, num_samples=8, top=2),
+    logging=LoggingOptions(live=False, samples_every=2),
+  )
+  for name, value in changes.items():
+    if isinstance(value, dict):
+      changes[name] = dataclasses.replace(getattr(base, name), **value)
+  return dataclasses.replace(base, **changes)
+
+
+def console() -> Console:
+  return Console(file=io.StringIO(), width=200)
