@@ -86,8 +86,9 @@ def load_params(
     prefix = ""  # a bare backbone, as the first GPT-2 checkpoints were saved
   refs = huggingface_map(config, head=head, prefix=prefix)
   ignored = {name for name in names if name.endswith(_BUFFERS)}
-  if config.tie_embeddings and head == "causal_lm" and "lm_head.weight" in names:
-    _check_tied(store, refs["embed", "embedding"].name)
+  embedding = refs["embed", "embedding"].name
+  if config.tie_embeddings and head == "causal_lm" and {embedding, "lm_head.weight"} <= set(names):
+    _check_tied(store, embedding)
     ignored.add("lm_head.weight")
   return reader.read_params(
     store, refs, abstract, dtype=dtype, shardings=shardings, ignored=ignored
@@ -140,11 +141,12 @@ def save_pretrained(
     }
     write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes)
     if folder is not None:
-      _write_json(folder / "config.json", config_to_hf(config, head=head, dtype=dtype))
+      written = config_to_hf(config, head=head, dtype=dtype)
+      _write_json(folder / "config.json", written)
       if head == "causal_lm":
         special = {
           "bos_token_id": config.bos_token_id,
-          "eos_token_id": list(config.eos_token_ids) or None,
+          "eos_token_id": written["eos_token_id"],
           "pad_token_id": config.pad_token_id,
         }
         _write_json(folder / "generation_config.json", special)
@@ -164,7 +166,7 @@ def _check_tied(store: SafetensorsFolder, embedding: str) -> None:
   rows = store.shapes()[embedding][0]
   equal = store.shapes()[embedding] == store.shapes()["lm_head.weight"]
   for start in range(0, rows if equal else 0, 8192):
-    part = (slice(start, start + 8192), slice(None))
+    part = (slice(start, min(rows, start + 8192)), slice(None))
     equal = equal and np.array_equal(
       store.read(embedding, part), store.read("lm_head.weight", part)
     )

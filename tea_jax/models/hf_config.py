@@ -135,12 +135,13 @@ def head_from_hf(hf: Mapping[str, Any]) -> Head:
   name = _class_name(hf)
   if name is None:
     return "causal_lm"
-  head = next((head for suffix, head in _HEAD_SUFFIX.items() if name.endswith(suffix)), None)
-  if head is None:
+  matching = [head for suffix, head in _HEAD_SUFFIX.items() if name.endswith(suffix)]
+  if not matching:
     raise ValueError(
       f"The head of {name} is not supported; supported class names end in "
       f"{', '.join(sorted(_HEAD_SUFFIX))}."
     )
+  head = matching[0]
   labels = hf.get("num_labels") or len(hf.get("id2label") or {0: "", 1: ""})
   if head == "sequence_classifier" and labels != 1:
     raise ValueError(

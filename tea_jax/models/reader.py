@@ -170,14 +170,15 @@ def unflatten(leaves: Mapping[Path, Any]) -> dict[str, Any]:
 def _place(
   store: TensorStore, ref: TensorRef, shape: tuple[int, ...], dtype: Any, sharding: Any
 ) -> jax.Array:
-  def read(index: Index) -> np.ndarray:
+  def read(index: Index | None) -> np.ndarray:
+    index = tuple(slice(None) for _ in shape) if index is None else index
     lengths = tuple(len(range(*part.indices(size))) for part, size in zip(index, shape))
     out = aligned_empty(lengths, dtype)
     read_leaf(store, ref, shape, index, out)
     return out
 
   if sharding is None:
-    return jax.device_put(read(tuple(slice(None) for _ in shape)))
+    return jax.device_put(read(None))
   return jax.make_array_from_callback(shape, sharding, read, dtype=jnp.dtype(dtype))
 
 

@@ -139,10 +139,11 @@ def param_shardings(
 
   def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
     axes = logical_axes(tuple(entry.key for entry in path))
-    units = {"heads": config.num_heads, "kv_heads": config.num_kv_heads}
+    units: dict[str | None, int] = {"heads": config.num_heads, "kv_heads": config.num_kv_heads}
+    counts = [units[axis] if axis in units else size for axis, size in zip(axes, leaf.shape)]
     entries = [
-      entry if units.get(axis or "", size) % _extent(mesh, entry) == 0 else None
-      for axis, entry, size in zip(axes, rules.spec(axes), leaf.shape)
+      entry if count % _extent(mesh, entry) == 0 else None
+      for entry, count in zip(rules.spec(axes), counts)
     ]
     return NamedSharding(mesh, PartitionSpec(*entries))
 

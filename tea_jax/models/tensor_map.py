@@ -158,10 +158,10 @@ def _linear(
   interleaved_heads: int = 0,
 ) -> dict[Path, TensorRef]:
   """Kernel and, if there is one, bias of a projection."""
-  fused = {"start": start, "total": total, "interleaved_heads": interleaved_heads}
-  refs = {(*path, "kernel"): TensorRef(f"{name}.weight", transposed=transposed, **fused)}
+  ref = TensorRef(f"{name}.weight", transposed, start, total, interleaved_heads)
+  refs = {(*path, "kernel"): ref}
   if bias:
-    refs[*path, "bias"] = TensorRef(f"{name}.bias", **fused)
+    refs[*path, "bias"] = dataclasses.replace(ref, name=f"{name}.bias", transposed=False)
   return refs
 
 

@@ -64,9 +64,11 @@ def encode_chat(
   if tokenizer.chat_template is None:
     raise ValueError("This tokenizer has no chat template; pass plain text prompts instead.")
   text = tokenizer.apply_chat_template(
-    list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+    [dict(message) for message in messages],
+    tokenize=False,
+    add_generation_prompt=add_generation_prompt,
   )
-  return tokenizer.encode(text, add_special_tokens=False)
+  return tokenizer.encode(str(text), add_special_tokens=False)
 
 
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
