@@ -1,7 +1,14 @@
 """Data: prompts from anywhere, disjoint splits, templates, and their order in training."""
 
 from tea_jax.data.batching import IteratorState, PromptIterator
-from tea_jax.data.prompts import Message, Prompt, load_prompts, make_prompt, unique_prompts
+from tea_jax.data.prompts import (
+  Message,
+  Prompt,
+  load_prompts,
+  make_prompt,
+  reward_inputs,
+  unique_prompts,
+)
 from tea_jax.data.recipes import RECIPES, evaluation_sets, load_openers, load_recipe
 from tea_jax.data.splits import split_by_hash, without
 from tea_jax.data.templates import EncodedPrompts, encode_prompts, render_prompt
@@ -20,6 +27,7 @@ __all__ = [
   "load_recipe",
   "make_prompt",
   "render_prompt",
+  "reward_inputs",
   "split_by_hash",
   "unique_prompts",
   "without",

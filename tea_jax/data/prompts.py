@@ -13,7 +13,7 @@ import importlib.resources
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tea_jax.rewards import load_object
@@ -206,6 +206,29 @@ def _called(function: Any, name: str) -> Iterable[Any]:
   if not isinstance(rows, Iterable) or isinstance(rows, (str, Mapping)):
     raise ValueError(f"{name} returned {type(rows).__name__}; it must return a sequence of prompts")
   return rows
+
+
+def reward_inputs(
+  prompts: Sequence[Prompt], num_rollouts: int
+) -> tuple[list[str], dict[str, list[Any]]]:
+  """Texts and columns of rewards: each prompt's, repeated for its adjacent rollouts.
+
+  A column that some prompts lack is None there; conversations are in the column `messages`.
+
+  Returns:
+    `[P m]` texts, and by name `[P m]` columns.
+  """
+  names = list(dict.fromkeys(name for prompt in prompts for name in prompt.columns))
+  columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
+  if any(prompt.messages for prompt in prompts):
+    columns["messages"] = [prompt.conversation for prompt in prompts]
+
+  def repeated(values: Iterable[Any]) -> list[Any]:
+    return [value for value in values for _ in range(num_rollouts)]
+
+  return repeated(prompt.text for prompt in prompts), {
+    name: repeated(values) for name, values in columns.items()
+  }
 
 
 def read_openers() -> list[str]:

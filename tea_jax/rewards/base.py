@@ -68,22 +68,24 @@ def call_reward(
   reward: RewardFunction,
   prompts: Sequence[str],
   completions: Sequence[str],
+  columns: Mapping[str, Sequence[Any]] | None = None,
   *,
   name: str | None = None,
   num_rollouts: int | None = None,
   context: RewardContext | None = None,
-  **columns: Sequence[Any],
+  **more_columns: Sequence[Any],
 ) -> np.ndarray:
   """Calls a reward function and checks everything that it returns.
 
   Args:
     reward: the function.
     prompts, completions: n strings each.
+    columns: data-set columns, n entries each; a function receives those that it names (all of them
+      if it takes `**columns`). Columns called prompts, completions or context are left out.
     name: how errors call the reward; its own name by default.
     num_rollouts: m, so that errors can say prompt i, rollout j; None if rows are not grouped.
     context: handed on to functions with a `context` argument.
-    **columns: data-set columns, n entries each; a function receives those that it names (all of
-      them if it takes `**columns`).
+    **more_columns: columns by keyword, where their names are known not to clash with the above.
 
   Returns:
     `[n]` float64; NaN exactly where the function said "not scored" (None or masked).
@@ -99,6 +101,10 @@ def call_reward(
       f"reward '{name}' got {len(prompts)} prompts and {len(completions)} completions; "
       "it needs one prompt for each completion"
     )
+  taken = ("prompts", "completions", "context")
+  columns = {
+    key: value for key, value in {**(columns or {}), **more_columns}.items() if key not in taken
+  }
   for column, entries in columns.items():
     if len(entries) != len(prompts):
       raise ValueError(
@@ -186,12 +192,26 @@ class WeightedReward:
     self.rewards = dict(rewards)
 
   def components(
-    self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
+    self,
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    columns: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    num_rollouts: int | None = None,
+    context: RewardContext | None = None,
+    **more_columns: Sequence[Any],
   ) -> dict[str, np.ndarray]:
-    """The unweighted scores `[n]` of each reward by name, for logs; NaN where not scored."""
-    context = columns.pop("context", None)
+    """The unweighted scores `[n]` of each reward by name, for logs; arguments of `call_reward`."""
     return {
-      name: call_reward(reward, prompts, completions, name=name, context=context, **columns)
+      name: call_reward(
+        reward,
+        prompts,
+        completions,
+        {**(columns or {}), **more_columns},
+        name=name,
+        num_rollouts=num_rollouts,
+        context=context,
+      )
       for name, (reward, _) in self.rewards.items()
     }
 
@@ -207,7 +227,8 @@ class WeightedReward:
   def __call__(
     self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
   ) -> np.ndarray:
-    total = self.combine(self.components(prompts, completions, **columns))
+    context = columns.pop("context", None)
+    total = self.combine(self.components(prompts, completions, columns, context=context))
     return np.ma.masked_array(total, mask=np.isnan(total))
 
 
@@ -243,11 +264,12 @@ def available_rewards() -> list[str]:
 
 
 def make_reward(name: str, **options: Any) -> RewardFunction:
-  """Builds a reward from a flag: a known name, or `module:function`, or `file.py:function`.
+  """Builds a reward from a flag.
 
   Args:
-    name: one of `available_rewards()`, or where to import a reward function from. A class there is
-      instantiated with the options; a function is used as it is and takes none.
+    name: one of `available_rewards()`; the URL of a scoring server; or where to import a reward
+      function from, `module:function` or `file.py:function`. A class there is instantiated with
+      the options; a function is used as it is and takes none.
     **options: of the reward's factory.
 
   Raises:
@@ -257,10 +279,12 @@ def make_reward(name: str, **options: Any) -> RewardFunction:
     return _build(name, _REGISTERED[name], options)
   if name in _BUILT_IN:
     return _build(name, load_object(_BUILT_IN[name]), options)
+  if name.startswith(("http://", "https://")):
+    return make_reward("remote", url=name, **options)
   if ":" not in name:
     raise ValueError(
       f"unknown reward '{name}'; use one of {', '.join(available_rewards())}, "
-      "or your own as module:function or file.py:function"
+      "your own as module:function or file.py:function, or the URL of a scoring server"
     )
   reward = load_object(name)
   if inspect.isclass(reward):

@@ -8,7 +8,7 @@ is the one at its last token, index length - 1, never at the first id that looks
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -121,7 +121,8 @@ class ModelReward:
 def load_model_reward(
   name_or_path: str,
   *,
-  compute_dtype: str = "bfloat16",
+  compute_dtype: Literal["float32", "bfloat16"] = "bfloat16",
+  param_dtype: str = "bfloat16",
   batch_size: int = 16,
   max_length: int = 4096,
   length_multiple: int = 128,
@@ -131,11 +132,14 @@ def load_model_reward(
   Args:
     name_or_path: hub id or folder, e.g. `Skywork/Skywork-Reward-V2-Llama-3.1-8B`.
     compute_dtype: of activations; the score itself is float32.
+    param_dtype: of the weights, which are never trained: 16 GB instead of 32 for 8B parameters.
     batch_size, max_length, length_multiple: see `ModelReward`.
   """
-  from tea_jax.models.sequence_classifier import load_sequence_classifier
+  from tea_jax.models.load import load_sequence_classifier
 
-  classifier = load_sequence_classifier(name_or_path, compute_dtype=compute_dtype)
+  classifier = load_sequence_classifier(
+    name_or_path, compute_dtype=compute_dtype, param_dtype=param_dtype
+  )
   return ModelReward(
     classifier.score,
     classifier.params,

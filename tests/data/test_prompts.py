@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tea_jax.data import Prompt, load_prompts, make_prompt, unique_prompts
+from tea_jax.data import Prompt, load_prompts, make_prompt, reward_inputs, unique_prompts
 
 TURNS = [
   {"role": "user", "content": "Hello"},
@@ -123,3 +123,13 @@ def test_limit_counts_distinct_prompts():
   assert [p.text for p in load_prompts(lambda: ["a", "a", "b", "c"], limit=2)] == ["a", "b"]
   with pytest.raises(ValueError, match="limit=0"):
     load_prompts(lambda: ["a"], limit=0)
+
+
+def test_reward_inputs_repeat_each_prompt_for_its_rollouts():
+  prompts = [make_prompt("a", {"answer": 1}), make_prompt(TURNS, {"level": 2})]
+  texts, columns = reward_inputs(prompts, 2)
+  assert texts == ["a", "a", prompts[1].text, prompts[1].text]
+  assert columns["answer"] == [1, 1, None, None]
+  assert columns["level"] == [None, None, 2, 2]
+  assert columns["messages"][1:3] == [[{"role": "user", "content": "a"}], TURNS]
+  assert reward_inputs(prompts[:1], 1) == (["a"], {"answer": [1]})

@@ -109,9 +109,9 @@ def test_a_function_receives_only_the_columns_that_it_names():
     seen["columns"] = sorted(columns)
     return [0.0] * len(prompts)
 
-  columns = {"answer": list("abcd"), "level": [1, 2, 3, 4]}
-  call_reward(named, PROMPTS, COMPLETIONS, **columns)
-  call_reward(everything, PROMPTS, COMPLETIONS, **columns)
+  columns = {"answer": list("abcd"), "level": [1, 2, 3, 4], "completions": [[]] * 4}
+  call_reward(named, PROMPTS, COMPLETIONS, columns)
+  call_reward(everything, PROMPTS, COMPLETIONS, columns)
   assert seen == {"answer": list("abcd"), "columns": ["answer", "context", "level"]}
 
 
@@ -127,7 +127,7 @@ def test_a_reward_can_read_the_step_and_log_numbers():
 
 def test_columns_of_another_length_are_refused():
   with pytest.raises(ValueError, match="column 'answer' has 1 entries for 4"):
-    call_reward(lengths, PROMPTS, COMPLETIONS, answer=["a"])
+    call_reward(lengths, PROMPTS, COMPLETIONS, {"answer": ["a"]})
   with pytest.raises(ValueError, match="3 prompts and 4 completions"):
     call_reward(lengths, PROMPTS[:3], COMPLETIONS)
 
@@ -159,6 +159,8 @@ def test_nan_of_a_component_names_the_component():
   reward = WeightedReward({"good": (lengths, 1.0), "bad": (returning([math.nan] * 4), 1.0)})
   with pytest.raises(RewardError, match="'bad'"):
     call_reward(reward, PROMPTS, COMPLETIONS, name="sum")
+  with pytest.raises(RewardError, match=r"'bad'.*prompt 0 .*rollout 0"):
+    reward.components(PROMPTS, COMPLETIONS, num_rollouts=2, answer=list("abcd"))
 
 
 @pytest.mark.parametrize("weight", [math.nan, math.inf])

@@ -59,7 +59,7 @@ def test_messages_column_replaces_the_prompt():
     {"role": "assistant", "content": "hello"},
     {"role": "user", "content": "more"},
   ]
-  scores = call_reward(reward(), ["ignored", "p"], ["c", "c"], messages=[turns, None])
+  scores = call_reward(reward(), ["ignored", "p"], ["c", "c"], {"messages": [turns, None]})
   text = "\x01u:hi\x02a:hello\x02u:more\x02a:c\x02"
   np.testing.assert_allclose(scores, [sum(map(ord, text)), expected("p", "c")])
 

@@ -69,9 +69,13 @@ def test_rows_are_batched_and_scored_in_order(server):
   assert sorted(len(body["completions"]) for body in server.requests) == [1, 2, 2]
 
 
+def test_a_url_is_a_reward(server):
+  np.testing.assert_array_equal(call_reward(make_reward(server.url), TEXTS, TEXTS), [1, 2, 3, 4, 5])
+
+
 def test_asked_columns_are_sent(server):
   reward = remote(server, columns=("answer",))
-  call_reward(reward, TEXTS, TEXTS, answer=[1, 2, 3, 4, 5], level=[0] * 5)
+  call_reward(reward, TEXTS, TEXTS, {"answer": [1, 2, 3, 4, 5], "level": [0] * 5})
   assert server.requests[0]["columns"] == {"answer": [1, 2, 3, 4, 5]}
   with pytest.raises(RewardError, match=r"\['answer'\], which the data lacks"):
     call_reward(reward, TEXTS, TEXTS)

@@ -38,7 +38,7 @@ def boxed_math():
 
 
 def score_boxed(reward, completions, answers):
-  return call_reward(reward, ["q"] * len(answers), completions, answer=answers)
+  return call_reward(reward, ["q"] * len(answers), completions, {"answer": answers})
 
 
 def test_equal_values_in_other_forms_are_correct(boxed_math):
@@ -64,7 +64,7 @@ def test_unreadable_reference_is_not_scored_and_says_so(boxed_math):
 
 def test_missing_column_is_named(boxed_math):
   with pytest.raises(RewardError, match=r"column 'answer'.*\['level'\]"):
-    call_reward(boxed_math, ["q"], [r"\boxed{7}"], level=[3])
+    call_reward(boxed_math, ["q"], [r"\boxed{7}"], {"level": [3]})
 
 
 def test_expression_that_takes_forever_counts_as_wrong_and_the_rest_is_scored(boxed_math):

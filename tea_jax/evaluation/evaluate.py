@@ -1,0 +1,194 @@
+"""Evaluates a policy: n completions of every prompt, scored, stored as records, resumable.
+
+The sampler is a function of prompt indices, so that anything can be evaluated: a rollout engine
+(`engine_sampler`), a remote model, a table of texts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from tea_jax.data import EncodedPrompts, Prompt, reward_inputs
+from tea_jax.evaluation.records import RecordFolder, Records, Samples, read_records
+from tea_jax.rewards import RewardError, RewardFunction, call_reward, reward_name
+from tea_jax.rollout.engine import RolloutEngine
+
+Sampler = Callable[[Sequence[int]], Samples]
+
+
+def evaluate_policy(
+  sampler: Sampler,
+  prompts: Sequence[Prompt],
+  reward: RewardFunction,
+  *,
+  folder: str | os.PathLike[str],
+  num_samples: int,
+  spec: Mapping[str, Any] | None = None,
+  prompts_per_part: int = 8,
+  progress: Callable[[int, int], None] | None = None,
+) -> Records:
+  """Samples, scores and stores; calling it again goes on where it was interrupted.
+
+  Args:
+    sampler: `indices of prompts -> Samples` with `num_samples` completions of each. It must give
+      the same completions for a prompt whatever else is in the call.
+    prompts: held-out prompts.
+    reward: called through `call_reward` with the prompts' columns.
+    folder: of the records.
+    num_samples: n.
+    spec: what else identifies the evaluation (policy, sampling, seed); JSON.
+    prompts_per_part: prompts sampled, scored and stored together.
+    progress: called with the prompts done and their total.
+
+  Returns:
+    The records of all prompts.
+
+  Raises:
+    RewardError: naming prompt and rollout; the completions stay in the folder, and the next call
+      only scores them.
+    ValueError: the folder holds another evaluation, or the sampler broke its promise.
+  """
+  if num_samples < 1 or prompts_per_part < 1 or not prompts:
+    raise ValueError(
+      f"an evaluation needs prompts ({len(prompts)} given), num_samples={num_samples} >= 1 "
+      f"and prompts_per_part={prompts_per_part} >= 1"
+    )
+  records = RecordFolder(
+    folder,
+    {
+      **(spec or {}),
+      "reward": reward_name(reward),
+      "num_prompts": len(prompts),
+      "num_samples": num_samples,
+      "prompts_per_part": prompts_per_part,
+      "prompts": _prompts_digest(prompts),
+    },
+  )
+  for number, first in enumerate(range(0, len(prompts), prompts_per_part)):
+    indices = range(first, min(first + prompts_per_part, len(prompts)))
+    if not records.is_done(number):
+      _evaluate_part(sampler, prompts, reward, records, number, indices, num_samples)
+    if progress is not None:
+      progress(indices.stop, len(prompts))
+  return read_records(folder)
+
+
+def engine_sampler(
+  engine: RolloutEngine,
+  params: Any,
+  encoded: EncodedPrompts,
+  *,
+  key: jax.Array,
+  num_samples: int,
+  prompts_per_call: int | None = None,
+  rollouts_per_call: int | None = None,
+) -> Sampler:
+  """A sampler that generates with a rollout engine.
+
+  Keys are folded with the prompt's id, so policies evaluated with the same key share their random
+  numbers and a prompt's completions do not depend on the part it is in.
+
+  Args:
+    engine, params: the policy.
+    encoded: the evaluated prompts with their tokens.
+    key: of the evaluation.
+    num_samples: n.
+    prompts_per_call, rollouts_per_call: shape of the engine's calls, filled up with repeated
+      prompts: with training's own P and m nothing compiles again. By default one call a part.
+  """
+  tokenizer = engine.policy.tokenizer
+  group = min(rollouts_per_call or num_samples, num_samples)
+
+  def sample_some(indices: Sequence[int]) -> Samples:
+    filled = list(indices)
+    if prompts_per_call is not None:
+      filled = [indices[i % len(indices)] for i in range(prompts_per_call)]
+    texts: list[list[str]] = [[] for _ in indices]
+    lengths, finished = [], []
+    for part, start in enumerate(range(0, num_samples, group)):
+      rollouts = engine.generate(
+        params,
+        [encoded.tokens[i] for i in filled],
+        key=key if group == num_samples else jax.random.fold_in(key, part),
+        num_rollouts=group,
+        prompt_ids=[encoded.prompts[i].id for i in filled],
+      )
+      kept = min(group, num_samples - start)
+      part_lengths = np.asarray(rollouts.completion_lengths)[: len(indices), :kept]
+      tokens = np.asarray(rollouts.completion_tokens)
+      for row, row_lengths in enumerate(part_lengths):
+        rows = [tokens[row, j, :length].tolist() for j, length in enumerate(row_lengths)]
+        texts[row] += tokenizer.batch_decode(rows, skip_special_tokens=True)
+      lengths.append(part_lengths)
+      finished.append(np.asarray(rollouts.finished)[: len(indices), :kept])
+    return Samples(texts, np.concatenate(lengths, axis=1), np.concatenate(finished, axis=1))
+
+  def sample(indices: Sequence[int]) -> Samples:
+    width = prompts_per_call or len(indices)
+    parts = [sample_some(indices[start : start + width]) for start in range(0, len(indices), width)]
+    return Samples(
+      [row for part in parts for row in part.completions],
+      np.concatenate([part.lengths for part in parts]),
+      np.concatenate([part.finished for part in parts]),
+    )
+
+  return sample
+
+
+def _evaluate_part(
+  sampler: Sampler,
+  prompts: Sequence[Prompt],
+  reward: RewardFunction,
+  records: RecordFolder,
+  number: int,
+  indices: range,
+  num_samples: int,
+) -> None:
+  chosen = [prompts[index] for index in indices]
+  ids, texts = [prompt.id for prompt in chosen], [prompt.text for prompt in chosen]
+  samples = records.load_unscored(number)
+  if samples is None:
+    samples = sampler(indices)
+    _check_samples(samples, len(chosen), num_samples)
+    records.save_unscored(number, indices.start, ids, texts, samples)
+  repeated, columns = reward_inputs(chosen, num_samples)
+  completions = [text for row in samples.completions for text in row]
+  try:
+    scores = call_reward(reward, repeated, completions, columns, num_rollouts=num_samples)
+  except RewardError as error:
+    raise RewardError(
+      f"{error} (prompts are counted from {indices.start}; the completions are kept in "
+      f"{records.unscored(number)}, and evaluating again only scores them)",
+      name=error.name,
+      row=error.row,
+      values=error.values,
+    ) from error
+  records.save(number, indices.start, ids, texts, samples, scores.reshape(len(chosen), num_samples))
+
+
+def _check_samples(samples: Samples, num_prompts: int, num_samples: int) -> None:
+  shape = (num_prompts, num_samples)
+  sizes = [len(row) for row in samples.completions]
+  if sizes != [num_samples] * num_prompts:
+    raise ValueError(
+      f"the sampler gave {sizes} completions for {num_prompts} prompts; "
+      f"{num_samples} each were asked for"
+    )
+  if np.shape(samples.lengths) != shape or np.shape(samples.finished) != shape:
+    raise ValueError(
+      f"the sampler's lengths {np.shape(samples.lengths)} and finished "
+      f"{np.shape(samples.finished)} must have the shape {shape}"
+    )
+
+
+def _prompts_digest(prompts: Sequence[Prompt]) -> str:
+  digest = hashlib.blake2b(digest_size=8)
+  for prompt in prompts:
+    digest.update(f"{prompt.id}\x00{prompt.text}\x01".encode())
+  return digest.hexdigest()
