@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from tea_jax.models import hf
 from tea_jax.models.policy import Policy
-from tea_jax.training.checkpoints import check_writable
+from tea_jax.training.checkpoints import CheckpointError, check_writable
 from tea_jax.training.config import RunConfig, check_resumable, load_config, save_config
 
 
@@ -20,9 +20,8 @@ class RunFolder:
   Opening it takes a lock that the operating system releases when the process dies.
 
   Raises:
-    CheckpointError: if the folder cannot be written.
+    CheckpointError: if the folder cannot be written, or another process trains in it.
     ValueError: if it holds a run with another config.
-    RuntimeError: if another process trains in it.
   """
 
   def __init__(self, config: RunConfig):
@@ -33,7 +32,7 @@ class RunFolder:
       fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
       self._lock.close()
-      raise RuntimeError(
+      raise CheckpointError(
         f"another process is training in {self.path}; wait for it or choose another --run-folder."
       ) from error
     stored = self.path / "config.yaml"

@@ -1,0 +1,107 @@
+"""Trains one policy: `python -m experiments.train --preset quickstart --advantage.name tea`.
+
+Flags override the preset or `--config FILE`; `--dry-run` prints what would run and stops. Running
+the same command again goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+
+import tyro
+import yaml
+
+from tea_jax.models import hf
+from tea_jax.models.config import ModelConfig
+from tea_jax.training.checkpoints import CheckpointError
+from tea_jax.training.config import RunConfig, load_config, to_dict
+from tea_jax.training.presets import PRESETS, get_preset
+
+
+def parse(arguments: list[str]) -> tuple[RunConfig, bool]:
+  """`(config, dry run)`: the base is a preset or a YAML file, flags override it."""
+  first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  first.add_argument("--preset")
+  first.add_argument("--config")
+  first.add_argument("--dry-run", action="store_true")
+  known, flags = first.parse_known_args(arguments)
+  if known.preset and known.config:
+    raise ValueError(f"--preset {known.preset} and --config {known.config} exclude each other.")
+  base = RunConfig()
+  if known.preset:
+    base = get_preset(known.preset).config
+  elif known.config:
+    base = load_config(known.config)
+  about = f"{__doc__}\nAlso: --preset {{{','.join(PRESETS)}}}, --config FILE, --dry-run"
+  config = tyro.cli(RunConfig, args=flags, default=base, description=about)
+  return config, known.dry_run
+
+
+def dry_run(config: RunConfig) -> None:
+  """Prints parameter count, memory estimate and compiled shapes; loads no weights."""
+  import jax
+
+  from tea_jax.training.memory import describe, estimate_memory
+
+  print(f"rule: {config.advantage_rule()!r}")
+  estimate = estimate_memory(
+    config, model_config(config.model.name), num_devices=jax.device_count()
+  )
+  print(describe(estimate))
+
+
+def model_config(name: str) -> ModelConfig:
+  """The shape of a model, from its config alone.
+
+  Raises:
+    FileNotFoundError: if it is neither local nor on the hub.
+  """
+  from tea_jax.models import gguf, load
+  from tea_jax.models.gguf_file import GgufFile
+
+  if name == load.SMOLLM2 or pathlib.Path(name).exists():
+    path = load.resolve(name)
+    return gguf.config_from_gguf(GgufFile(path)) if path.is_file() else hf.read_config(path)[0]
+  from huggingface_hub import hf_hub_download
+
+  try:
+    return hf.read_config(pathlib.Path(hf_hub_download(name, "config.json")).parent)[0]
+  except Exception as error:
+    raise FileNotFoundError(
+      f"the config of {name!r} is neither local nor to be had from the hub "
+      f"({type(error).__name__}); pass --model.name with a folder that holds its config.json."
+    ) from error
+
+
+def main(arguments: list[str] | None = None) -> int:
+  try:
+    config, only_show = parse(sys.argv[1:] if arguments is None else arguments)
+    print(yaml.safe_dump(_shown(config), sort_keys=False), flush=True)
+    if only_show:
+      dry_run(config)
+      return 0
+    from tea_jax.training.loop import train
+
+    result = train(config)
+  except (ValueError, FileNotFoundError, MemoryError, CheckpointError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    return 130
+  last = result.metrics[-1]
+  print(f"reward {last['reward/mean']:.4g} in step {last['step'] + 1}; {result.policy_folder}")
+  return 0
+
+
+def _shown(config: RunConfig) -> dict:
+  """The resolved config; of the advantage flags those that were set."""
+  shown = to_dict(config)
+  shown["advantage"] = {"name": config.advantage.name, **config.advantage.arguments()}
+  return {f.name: shown[f.name] for f in dataclasses.fields(config)}
+
+
+if __name__ == "__main__":
+  sys.exit(main())
