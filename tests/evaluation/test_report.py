@@ -1,0 +1,151 @@
+"""Comparisons, figures and the report, from records with known differences."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tea_jax.evaluation.comparison import compare_runs
+from tea_jax.evaluation.records import Records, Samples
+from tea_jax.evaluation.report import markdown_table, write_report
+
+P, N = 12, 16
+DIFFICULTY = np.random.default_rng(0).normal(scale=3.0, size=(P, 1))
+
+
+def records(shift, seed, *, num_samples=N, reward="lexicon", prompts=P):
+  rng = np.random.default_rng(seed)
+  rewards = DIFFICULTY[:prompts] + shift + rng.normal(size=(prompts, num_samples))
+  texts = [
+    [f"completion {j} of *{i}* | x\nend" for j in range(num_samples)] for i in range(prompts)
+  ]
+  samples = Samples(
+    texts, np.full((prompts, num_samples), 20), np.ones((prompts, num_samples), bool)
+  )
+  names = [f"prompt {i}" for i in range(prompts)]
+  return Records(names, np.arange(prompts), samples, rewards, {"reward": reward})
+
+
+@pytest.fixture(scope="module")
+def runs():
+  return {
+    "base": [records(0.0, 1)],
+    "grpo": [records(1.0, seed) for seed in (2, 3)],
+    "tea": [records(2.0, seed) for seed in (4, 5)],
+  }
+
+
+def test_values_are_the_best_of_n_of_each_seed(runs):
+  comparison = compare_runs(runs)
+  assert comparison.budgets == [1, 2, 4, 8, 16]
+  assert comparison.values["tea"].shape == (2, P, 5)
+  np.testing.assert_allclose(comparison.values["tea"][1, :, -1], runs["tea"][1].rewards.max(axis=1))
+  np.testing.assert_allclose(
+    comparison.frontier("base").estimate[0], runs["base"][0].rewards.mean()
+  )
+
+
+def test_single_base_run_is_compared_with_every_seed(runs):
+  comparison = compare_runs(runs)
+  difference = comparison.difference("tea", "base")
+  expected = np.mean([r.rewards.mean() for r in runs["tea"]]) - runs["base"][0].rewards.mean()
+  np.testing.assert_allclose(difference.estimate[0], expected)
+  assert (difference.low > 1.0).all()
+  assert comparison.rates("tea", "base")[0].win == 1.0
+
+
+def test_grouped_and_exact_agree_at_both_ends(runs):
+  exact, grouped = compare_runs(runs), compare_runs(runs, method="grouped")
+  for end in (0, -1):
+    np.testing.assert_allclose(exact.values["tea"][..., end], grouped.values["tea"][..., end])
+
+
+@pytest.mark.parametrize(
+  "other, message",
+  [
+    (records(0.0, 1, num_samples=8), "8 completions"),
+    (records(0.0, 1, reward="length"), "under one reward"),
+    (records(0.0, 1, prompts=5), "other prompts"),
+  ],
+)
+def test_records_that_cannot_be_paired_are_refused(runs, other, message):
+  with pytest.raises(ValueError, match=message):
+    compare_runs({**runs, "other": [other]})
+
+
+def test_different_numbers_of_seeds_cannot_be_paired(runs):
+  three = {**runs, "tea": [records(2.0, seed) for seed in (4, 5, 6)]}
+  with pytest.raises(ValueError, match="same seeds"):
+    compare_runs(three).difference("tea", "grpo")
+
+
+def test_report_holds_tables_intervals_figures_and_samples(runs, tmp_path):
+  pytest.importorskip("matplotlib")
+  report = write_report(
+    tmp_path,
+    runs,
+    baselines=("grpo", "base"),
+    title="A comparison",
+    settings={"model": "tiny|model"},
+    notes=("A note.",),
+  )
+  text = report.read_text()
+  for part in (
+    "# A comparison",
+    "tiny\\|model",
+    "A note.",
+    "**tea − grpo**: bo8",
+    "(shown)",
+    "![Best-of-N frontier](frontier.png)",
+    "## Paired difference to base",
+    "(grouped, as in the papers)",
+    "(exactly Gaussian)",
+    "completion 0 of \\*0\\* \\| x end",
+  ):
+    assert part in text
+  results = json.loads((tmp_path / "results.json").read_text())
+  estimate = results["difference"]["grpo"]["tea"]["estimate"]
+  assert 0.5 < estimate[0] < 1.5
+  assert f"{estimate[-1]:+.3f}" in text
+  lines = (tmp_path / "per_prompt.csv").read_text().splitlines()
+  assert len(lines) == 1 + P
+  for name in ("frontier.png", "reward_distribution.png"):
+    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+  assert not list(tmp_path.glob(".*"))
+
+
+def test_report_without_figures_needs_no_matplotlib(runs, tmp_path, monkeypatch):
+  import sys
+
+  monkeypatch.setitem(sys.modules, "matplotlib", None)
+  monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+  monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+  write_report(tmp_path, runs, baselines=("grpo",), title="T", figures=False)
+  with pytest.raises(ImportError, match=r"pip install 'tea-jax\[plots\]'"):
+    write_report(tmp_path, runs, baselines=("grpo",), title="T")
+
+
+def test_unknown_baseline_names_the_methods(runs, tmp_path):
+  with pytest.raises(ValueError, match="'ppo' was not evaluated; there are base, grpo, tea"):
+    write_report(tmp_path, runs, baselines=("ppo",), title="T")
+
+
+def test_indistinguishable_methods_are_not_called_different(tmp_path):
+  runs = {"grpo": [records(0.0, 1)], "tea": [records(0.0, 2)]}
+  report = write_report(tmp_path, runs, baselines=("grpo",), title="T", figures=False)
+  assert "(not shown)" in report.read_text()
+
+
+def test_figures_survive_constant_rewards(tmp_path):
+  pytest.importorskip("matplotlib")
+  from tea_jax.evaluation.plots import qq_figure, reward_distribution_figure
+
+  constant = {"base": np.zeros((3, 8)), "tea": np.ones((3, 8))}
+  reward_distribution_figure(tmp_path / "d.png", constant)
+  qq_figure(tmp_path / "q.png", constant)
+  with pytest.raises(ValueError, match="at least one scored reward"):
+    reward_distribution_figure(tmp_path / "d.png", {"base": np.full((2, 2), np.nan)})
+
+
+def test_markdown_table_has_a_rule_below_the_header():
+  assert markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
