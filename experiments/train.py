@@ -14,6 +14,7 @@ import sys
 import tyro
 import yaml
 
+from tea_jax.compilation import enable_compilation_cache
 from tea_jax.models import hf
 from tea_jax.models.config import ModelConfig
 from tea_jax.training.checkpoints import CheckpointError
@@ -79,28 +80,30 @@ def model_config(name: str) -> ModelConfig:
 def main(arguments: list[str] | None = None) -> int:
   try:
     config, only_show = parse(sys.argv[1:] if arguments is None else arguments)
-    print(yaml.safe_dump(_shown(config), sort_keys=False), flush=True)
+    print(yaml.safe_dump(shown(config), sort_keys=False), flush=True)
     if only_show:
       dry_run(config)
       return 0
     from tea_jax.training.loop import train
 
+    enable_compilation_cache()
     result = train(config)
   except (ValueError, FileNotFoundError, MemoryError, CheckpointError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
+    print("stopped; the same command goes on from here", file=sys.stderr)
     return 130
   last = result.metrics[-1]
   print(f"reward {last['reward/mean']:.4g} in step {last['step'] + 1}; {result.policy_folder}")
   return 0
 
 
-def _shown(config: RunConfig) -> dict:
+def shown(config: RunConfig) -> dict:
   """The resolved config; of the advantage flags those that were set."""
-  shown = to_dict(config)
-  shown["advantage"] = {"name": config.advantage.name, **config.advantage.arguments()}
-  return {f.name: shown[f.name] for f in dataclasses.fields(config)}
+  values = to_dict(config)
+  values["advantage"] = {"name": config.advantage.name, **config.advantage.arguments()}
+  return {f.name: values[f.name] for f in dataclasses.fields(config)}
 
 
 if __name__ == "__main__":

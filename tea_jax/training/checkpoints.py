@@ -239,7 +239,7 @@ def checksums(tree: Any) -> list[int]:
   leaves = jax.tree.leaves(tree)
   if not all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves):
     return []
-  return [zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).reshape(-1)) for leaf in leaves]
+  return [zlib.crc32(memoryview(np.ascontiguousarray(leaf).view(np.uint8))) for leaf in leaves]
 
 
 def _check_checksums(state: Any, expected: list[int]) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tea_jax.models import sharding
+from tea_jax.models.causal_lm import abstract_params
 from tea_jax.models.logprobs import group_logprobs
 from tea_jax.models.lora import LoraConfig, init_adapters, merge_adapters
 from tea_jax.models.policy import Policy
@@ -25,7 +27,12 @@ from tea_jax.rollout.types import Rollouts
 from tea_jax.training.config import RunConfig
 from tea_jax.training.optimizer import OptimizerConfig
 from tea_jax.training.options import ModelOptions
-from tea_jax.training.step import init_optimizer, make_evaluate_logprobs, make_update
+from tea_jax.training.step import (
+  init_optimizer,
+  make_evaluate_logprobs,
+  make_update,
+  optimizer_shardings,
+)
 
 Tree = Any
 
@@ -39,9 +46,10 @@ class Learner:
     lora: adapters that are trained; None if all weights are.
     engine: samples rollouts, given the full parameters.
     update: see `make_update`.
-    reference_logprobs: `(reference params, {}, rollouts) -> [P, m, T]`.
+    reference_logprobs: `({}, reference params, rollouts) -> [P, m, T]`.
     merge: `(trainable, frozen) -> full parameters`.
     init_optimizer: `trainable -> optimizer state`.
+    trainable_shardings: where the trained parameters lie; None on one device.
   """
 
   policy: Policy
@@ -51,20 +59,36 @@ class Learner:
   reference_logprobs: Callable[..., jax.Array]
   merge: Callable[[Tree, Tree], Tree]
   init_optimizer: Callable[[Tree], optax.OptState]
+  trainable_shardings: Tree = None
 
-  def start(self, params: Tree, key: jax.Array) -> tuple[Tree, Tree]:
-    """`(trainable, frozen)` at the beginning of a run; `params` are not changed by training."""
-    if self.lora is not None:
-      return init_adapters(self.policy.config, self.lora, key), params
-    # The update donates its parameters: the caller keeps its own.
-    return jax.tree.map(jnp.copy, params), {}
+  def start(self, params: Tree, key: jax.Array, *, borrowed: bool = True) -> tuple[Tree, Tree]:
+    """`(trainable, frozen)` at the beginning of a run.
+
+    Args:
+      params: of the policy.
+      key: of new adapters.
+      borrowed: somebody else needs `params` later: train a copy, for the update donates its own.
+    """
+    if self.lora is None:
+      trainable, frozen = (jax.tree.map(jnp.copy, params) if borrowed else params), {}
+    else:
+      trainable, frozen = init_adapters(self.policy.config, self.lora, key), params
+    if self.trainable_shardings is not None:
+      trainable = jax.device_put(trainable, self.trainable_shardings)
+    return trainable, frozen
 
 
 _LEARNERS: dict[Any, Learner] = {}
 _KEPT = 4
 
 
-def make_learner(policy: Policy, config: RunConfig, *, prompt_length: int) -> Learner:
+def make_learner(
+  policy: Policy,
+  config: RunConfig,
+  *,
+  prompt_length: int,
+  mesh: jax.sharding.Mesh | None = None,
+) -> Learner:
   """The learner of a run, reused if one of the same shapes was made in this process.
 
   Args:
@@ -72,6 +96,7 @@ def make_learner(policy: Policy, config: RunConfig, *, prompt_length: int) -> Le
     config: of the run.
     prompt_length: longest prompt in tokens; all prompts are padded to its bucket, so that no batch
       compiles anything new.
+    mesh: of the devices; None on one.
   """
   fields = {f.name: getattr(policy, f.name) for f in dataclasses.fields(policy)}
   tokenizer = fields.pop("tokenizer")
@@ -92,12 +117,13 @@ def make_learner(policy: Policy, config: RunConfig, *, prompt_length: int) -> Le
   optimizer = dataclasses.replace(
     config.optimizer, **{name: getattr(defaults, name) for name in dynamic}
   )
-  key = (*fields.items(), id(tokenizer), sampling, lora, objective, optimizer, prompt_length)
+  own = (id(tokenizer), sampling, lora, objective, optimizer, prompt_length, mesh)
+  key = (*fields.items(), *own)
   if key not in _LEARNERS:
     while len(_LEARNERS) >= _KEPT:
       _LEARNERS.pop(next(iter(_LEARNERS)))
     shape = dataclasses.replace(policy, params={})
-    _LEARNERS[key] = _build(shape, sampling, lora, objective, optimizer, prompt_length)
+    _LEARNERS[key] = _build(shape, sampling, lora, objective, optimizer, prompt_length, mesh)
   return _LEARNERS[key]
 
 
@@ -109,7 +135,11 @@ def lora_config(options: ModelOptions) -> LoraConfig | None:
   return LoraConfig(rank=options.lora_rank, alpha=alpha, targets=options.lora_targets)
 
 
-def _build(policy, sampling, lora, objective, optimizer, prompt_length) -> Learner:
+def _build(policy, sampling, lora, objective, optimizer, prompt_length, mesh) -> Learner:
+  shardings = None
+  if mesh is not None:
+    shardings = _shardings(policy, lora, optimizer, mesh)
+
   def combine(trainable: Tree, frozen: Tree) -> Tree:
     return trainable if lora is None else merge_adapters(frozen, trainable, lora)
 
@@ -122,22 +152,42 @@ def _build(policy, sampling, lora, objective, optimizer, prompt_length) -> Learn
   def policy_logprobs(trainable: Tree, frozen: Tree, rollouts: Rollouts):
     return compute(combine(trainable, frozen), rollouts, objective.entropy_coefficient > 0)
 
-  def reference_logprobs(reference: Tree, _: Tree, rollouts: Rollouts):
-    return compute(reference, rollouts, False)
+  def reference_logprobs(trainable: Tree, frozen: Tree, rollouts: Rollouts):
+    del trainable  # The reference has no adapters.
+    return compute(frozen, rollouts, False)
 
   return Learner(
     policy=policy,
     lora=lora,
     engine=RolloutEngine(policy, sampling, smallest_prompt=prompt_length),
     update=make_update(
-      policy_logprobs, objective, optimizer, max_completion_length=sampling.max_completion_length
+      policy_logprobs,
+      objective,
+      optimizer,
+      max_completion_length=sampling.max_completion_length,
+      shardings=shardings,
     ),
     reference_logprobs=make_evaluate_logprobs(
       reference_logprobs, micro_batch_rollouts=optimizer.micro_batch_rollouts
     ),
     merge=combine if lora is None else jax.jit(combine),
-    init_optimizer=lambda trainable: init_optimizer(optimizer, trainable),
+    init_optimizer=lambda trainable: init_optimizer(
+      optimizer, trainable, None if shardings is None else shardings[1]
+    ),
+    trainable_shardings=None if shardings is None else shardings[0],
   )
+
+
+def _shardings(policy, lora, optimizer, mesh) -> tuple[Tree, Tree]:
+  """Of the trained parameters and of the optimiser's state; adapters are on every device."""
+  if lora is None:
+    shapes = abstract_params(policy.config)
+    places = sharding.param_shardings(shapes, policy.config, mesh)
+  else:
+    shapes = jax.eval_shape(lambda: init_adapters(policy.config, lora, jax.random.key(0)))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    places = jax.tree.map(lambda _: everywhere, shapes)
+  return places, optimizer_shardings(optimizer, shapes, places)
 
 
 def trim(rollouts: Rollouts, max_completion_length: int) -> Rollouts:
@@ -155,7 +205,7 @@ def place(tree: Tree, mesh: jax.sharding.Mesh | None) -> Tree:
   if mesh is None:
     return tree
   rows = sharding.batch_sharding(mesh)
-  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  everywhere = NamedSharding(mesh, PartitionSpec())
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   return jax.tree.map(
     lambda leaf: jax.device_put(leaf, rows if leaf.shape[0] % shards == 0 else everywhere), tree

@@ -10,12 +10,11 @@ Axes: P prompts, m rollouts of each, T completion tokens.
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +24,13 @@ from rich.console import Console
 from tea_jax.advantages import GroupRule, advantage_diagnostics
 from tea_jax.data import EncodedPrompts, PromptIterator
 from tea_jax.models.policy import Policy
-from tea_jax.rewards import RewardContext, RewardError, RewardFunction, WeightedReward, call_reward
+from tea_jax.rewards import RewardError, RewardFunction
 from tea_jax.rollout.types import Rollouts
 from tea_jax.training import inputs
 from tea_jax.training.checkpoints import CheckpointStore
 from tea_jax.training.config import RunConfig
 from tea_jax.training.kl import kl_in_reward
-from tea_jax.training.learner import Learner, make_learner, place, trim
+from tea_jax.training.learner import make_learner, place, trim
 from tea_jax.training.metrics import (
   RunLog,
   completion_metrics,
@@ -41,29 +40,13 @@ from tea_jax.training.metrics import (
 )
 from tea_jax.training.optimizer import learning_rates
 from tea_jax.training.run_folder import RunFolder
+from tea_jax.training.scoring import Scorer, Scores, sample_record
 from tea_jax.training.selection import Best, better, sample_rewards, selection_score
+from tea_jax.training.state import State, restore_state, save_state
 from tea_jax.training.step import Batch
 
-# What a key is for. Rollouts and advantages also fold in the step.
+# What a key is for. Those of rollouts and advantages also fold in the step.
 _DATA, _ADAPTERS, _ROLLOUT, _ADVANTAGE, _VALIDATION = range(5)
-
-
-class State(NamedTuple):
-  """All that changes from step to step, and that a checkpoint holds.
-
-  Attributes:
-    trainable, optimizer, tracked: arrays: parameters, optimiser state, the rule's statistics.
-    iterator: of the prompts, JSON.
-    best: of the validations so far.
-    skipped: consecutive updates that were not finite.
-  """
-
-  trainable: Any
-  optimizer: Any
-  tracked: Any
-  iterator: Mapping[str, int]
-  best: Best | None = None
-  skipped: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +68,9 @@ class TrainResult:
   metrics: list[dict[str, Any]]
 
 
+OnStep = Callable[[int, Mapping[str, Any]], None]
+
+
 def train(
   config: RunConfig,
   *,
@@ -93,7 +79,7 @@ def train(
   reward: RewardFunction | None = None,
   rule: GroupRule | None = None,
   console: Console | None = None,
-  on_step: Callable[[int, Mapping[str, Any]], None] | None = None,
+  on_step: OnStep | None = None,
 ) -> TrainResult:
   """Trains a policy, going on from the last checkpoint of the run folder if there is one.
 
@@ -113,19 +99,26 @@ def train(
     RewardError: if a reward failed; the step's completions and a checkpoint are kept.
     FloatingPointError: after too many consecutive updates that were not finite.
   """
-  run = Run(config, policy=policy, splits=splits, reward=reward, rule=rule, console=console)
+  folder = RunFolder(config)
   try:
-    return run.train(on_step or (lambda step, record: None))
+    run = Run(
+      config, folder, policy=policy, splits=splits, reward=reward, rule=rule, console=console
+    )
+    try:
+      return run.train(on_step)
+    finally:
+      run.log.close()
   finally:
-    run.close()
+    folder.close()
 
 
 class Run:
-  """The parts of one run. `train` is the way in; this class is for those who want the steps."""
+  """The parts of one run; `train` is the usual way in."""
 
   def __init__(
     self,
     config: RunConfig,
+    folder: RunFolder,
     *,
     policy: Policy | None = None,
     splits: inputs.Splits | None = None,
@@ -133,71 +126,84 @@ class Run:
     rule: GroupRule | None = None,
     console: Console | None = None,
   ):
-    self.config = config
-    self.folder = RunFolder(config)
+    self.config, self.folder = config, folder
+    console = console or Console()
     self.policy = policy or inputs.load_run_policy(config)
     self.mesh = inputs.run_mesh(config)
     splits = splits or inputs.load_splits(config.data)
     self.prompts = inputs.encode(splits["train"], self.policy, config.data)
     self.validation = self._validation_prompts(splits)
-    self.reward = reward or inputs.make_run_reward(config)
+    self.scorer = Scorer(
+      reward or inputs.make_run_reward(config),
+      self.policy.tokenizer,
+      num_steps=config.steps,
+      folder=folder.path / "rollouts",
+    )
     self.rule = rule or config.advantage_rule()
+    self.rule.check_num_rollouts(config.sampling.num_rollouts)
     longest = max(len(t) for data in (self.prompts, self.validation) for t in data.tokens)
-    self.learner: Learner = make_learner(self.policy, config, prompt_length=longest)
+    self.learner = make_learner(self.policy, config, prompt_length=longest, mesh=self.mesh)
     self.learning_rates = learning_rates(config.optimizer, config.steps)
     self.root = jax.random.key(config.seed)
     self.iterator = PromptIterator(
       len(self.prompts), batch_size=config.data.prompts_per_step, key=self._key(_DATA)
     )
     self.advantages = jax.jit(self._advantages)
-    trainable, self.frozen = self.learner.start(self.policy.params, self._key(_ADAPTERS))
-    state = State(
+    self.reference = self.policy.params if config.objective.needs_reference else None
+    trainable, self.frozen = self.learner.start(
+      self.policy.params, self._key(_ADAPTERS), borrowed=policy is not None or bool(self.reference)
+    )
+    # The start of a policy that was loaded for this run is freed unless it is the reference.
+    self.policy = dataclasses.replace(self.policy, params={})
+    fresh = State(
       trainable,
       self.learner.init_optimizer(trainable),
       self.rule.init(),
       self.iterator.state_dict(),
     )
-    console = console or Console()
-    say = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
+    del trainable
     self.store = CheckpointStore(
-      self.folder.path / "checkpoints",
+      folder.path / "checkpoints",
       keep=config.checkpoint.keep,
       asynchronous=config.checkpoint.asynchronous,
-      announce=say,
+      announce=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
     )
-    self.first_step, self.state, offsets = self._resume(state)
+    self.first_step, self.state, self.root, offsets = restore_state(self.store, fresh, self.root)
+    del fresh
+    self.iterator.load_state_dict(self.state.iterator)
     self.log = RunLog(
-      self.folder.path,
+      folder.path,
       config.logging,
       steps=config.steps,
       offsets=offsets,
       first_step=self.first_step,
       console=console,
     )
-    begins = f"going on from step {self.first_step}" if self.first_step else "starting"
-    self.log.say(f"{begins}: {self.rule!r}, {len(self.prompts)} prompts, {self.folder.path}")
+    begins = f"going on from step {self.first_step + 1}" if self.first_step else "starting"
+    self.log.say(f"{begins}: {self.rule!r}, {len(self.prompts)} prompts, {folder.path}")
 
-  def train(self, on_step: Callable[[int, Mapping[str, Any]], None]) -> TrainResult:
+  def train(self, on_step: OnStep | None = None) -> TrainResult:
     """Runs the remaining steps and writes the finished policy."""
     every = self.config.checkpoint.every
     for step in range(self.first_step, self.config.steps):
-      boundary = self.log.offsets()
-      before = self.state
+      before, offsets = self.state, self.log.offsets()
       try:
         metrics, timings = self.step(step)
       except (RewardError, KeyboardInterrupt):
-        self._save(step, before, boundary)
-        self.log.say(f"Stopped in step {step + 1}; run the same command to go on from there.")
+        if before.intact:
+          self._save(step, before, offsets)
+        self.log.say(f"Stopped in step {step + 1}; run the same command to go on.")
         raise
+      done = step + 1
       started = time.perf_counter()
-      metrics |= self._validate(step + 1)
+      metrics |= self._validate(done)
       timings["time/eval"] = time.perf_counter() - started
       self.log.step(step, metrics, timings)
-      on_step(step, {**metrics, **timings})
-      done = step + 1
+      if on_step is not None:
+        on_step(step, {**metrics, **timings})
       if done == self.config.steps or (every and done % every == 0):
         self._save(done, self.state, self.log.offsets())
-    self.store.wait()
+    self.store.close()
     params = self.learner.merge(self.state.trainable, self.frozen)
     best = self.state.best
     selected = best if self.config.checkpoint.final_policy == "best" else None
@@ -212,24 +218,17 @@ class Run:
 
   def step(self, step: int) -> tuple[dict[str, Any], dict[str, float]]:
     """One step; returns what the seed decides and what the clock says."""
-    config, clock = self.config, _Clock()
+    clock = _Clock()
     with clock("rollout"):
       chosen = next(self.iterator)
-      params = self.learner.merge(self.state.trainable, self.frozen)
-      rollouts = self._sample(params, self.prompts, chosen, self._key(_ROLLOUT, step))
-      del params
+      rollouts = self._sample(chosen, self._key(_ROLLOUT, step))
     with clock("reward"):
-      rewards, components, extra = self._score(self.prompts, chosen, rollouts, step=step)
-    metrics = {**reward_metrics(rewards, ~np.isnan(rewards)), **components, **extra}
-    metrics |= completion_metrics(rollouts.completion_lengths, rollouts.finished)
-    batch_rollouts = place(rollouts, self.mesh)
-    reference = None
+      scores = self._score(self.prompts, chosen, rollouts, step=step)
     with clock("reference"):
-      if config.objective.needs_reference:
-        reference = self.learner.reference_logprobs(self.policy.params, {}, batch_rollouts)
-        reference.block_until_ready()
+      on_devices = place(rollouts, self.mesh)
+      reference = self._reference_logprobs(on_devices)
     with clock("advantage"):
-      shaped, where = self._shape_rewards(rewards, rollouts, reference)
+      shaped, where = self._shape_rewards(scores.rewards, rollouts, reference)
       advantages, tracked, diagnostics = jax.block_until_ready(
         self.advantages(
           self.state.tracked,
@@ -241,80 +240,60 @@ class Run:
         )
       )
     with clock("update"):
-      counted = np.ones(rewards.shape, bool) if where is None else where
-      batch = Batch(batch_rollouts, *place((advantages, counted), self.mesh), None, reference)
-      metrics |= self._update(step, batch, tracked)
+      counted = np.ones(shaped.shape, bool) if where is None else where
+      advantages, counted = place((advantages, counted), self.mesh)
+      batch = Batch(on_devices, advantages, counted, None, reference)
+      update_metrics = self._update(step, batch, tracked)
     with clock("log"):
-      metrics |= {name: float(value) for name, value in jax.device_get(diagnostics).items()}
-      metrics["epoch"] = self.iterator.state.epoch
-      self._log_samples(step, chosen, rollouts, rewards, np.asarray(advantages))
-    num_tokens = metrics["num_tokens"]
-    return metrics, {**clock.timings(num_tokens), **memory_metrics()}
-
-  def close(self) -> None:
-    self.log.close()
-    self.folder.close()
+      metrics = {
+        **reward_metrics(scores.rewards, ~np.isnan(scores.rewards)),
+        **scores.metrics,
+        **completion_metrics(
+          np.asarray(rollouts.completion_lengths), np.asarray(rollouts.finished)
+        ),
+        **{name: float(value) for name, value in jax.device_get(diagnostics).items()},
+        **update_metrics,
+        "epoch": self.iterator.state.epoch,
+      }
+      self._log_samples(step, chosen, scores, np.asarray(advantages))
+    return metrics, {**clock.timings(metrics["num_tokens"]), **memory_metrics()}
 
   def _key(self, purpose: int, step: int | None = None) -> jax.Array:
     key = jax.random.fold_in(self.root, purpose)
     return key if step is None else jax.random.fold_in(key, step)
 
-  def _sample(
-    self, params: Any, data: EncodedPrompts, chosen: np.ndarray, key: jax.Array
-  ) -> Rollouts:
+  def _sample(self, chosen: np.ndarray, key: jax.Array) -> Rollouts:
     rollouts = self.learner.engine.generate(
-      params,
-      [data.tokens[i] for i in chosen],
+      self.learner.merge(self.state.trainable, self.frozen),
+      [self.prompts.tokens[i] for i in chosen],
       key=key,
       num_rollouts=self.config.sampling.num_rollouts,
-      prompt_ids=[data.prompts[i].id for i in chosen],
+      prompt_ids=[self.prompts.prompts[i].id for i in chosen],
     )
     return trim(rollouts, self.config.sampling.max_completion_length)
 
   def _score(
     self, data: EncodedPrompts, chosen: np.ndarray, rollouts: Rollouts, *, step: int | None
-  ) -> tuple[np.ndarray, dict[str, float], dict[str, float]]:
-    """`[P, m]` rewards (NaN: not scored), their parts' means, and what rewards want logged."""
-    texts = completion_texts(self.policy.tokenizer, rollouts)
-    shape = rollouts.completion_lengths.shape
-    prompts = [data.prompts[i] for i in chosen for _ in range(shape[1])]
-    names = set.intersection(*(set(p.columns) for p in prompts))
-    columns = {name: [p.columns[name] for p in prompts] for name in sorted(names)}
-    context = RewardContext(step=step, num_steps=self.config.steps)
-    arguments = {"context": context, "num_rollouts": shape[1], **columns}
-    rows = [p.text for p in prompts]
-    try:
-      if isinstance(self.reward, WeightedReward):
-        parts = self.reward.components(rows, texts, **arguments)
-        total = self.reward.combine(parts)
-        means = {f"reward/{n}": float(np.nanmean(v)) for n, v in parts.items() if len(parts) > 1}
-      else:
-        total, means = call_reward(self.reward, rows, texts, **arguments), {}
-    except RewardError as error:
-      self._keep_unscored(step, rows, texts, error)
-      raise
-    return np.asarray(total).reshape(shape), means, dict(context.metrics)
+  ) -> Scores:
+    return self.scorer(data, chosen, rollouts, step=step)
 
-  def _keep_unscored(self, step: int | None, rows, texts, error: RewardError) -> None:
-    path = self.folder.path / "rollouts" / f"unscored_step_{step}.jsonl"
-    path.parent.mkdir(exist_ok=True)
-    lines = (json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in zip(rows, texts))
-    path.write_text("".join(lines))
-    self.log.say(f"{error}. The completions of the step are in {path}.")
+  def _reference_logprobs(self, rollouts: Rollouts) -> jax.Array | None:
+    if self.reference is None:
+      return None
+    return self.learner.reference_logprobs({}, self.reference, rollouts).block_until_ready()
 
   def _shape_rewards(
     self, rewards: np.ndarray, rollouts: Rollouts, reference: jax.Array | None
   ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Rewards as the rule sees them, and which rollouts count (None: all)."""
+    """Rewards `[P, m]` as the rule sees them, and which rollouts count (None: all)."""
     objective, scored = self.config.objective, ~np.isnan(rewards)
     shaped = np.where(scored, rewards, 0.0)
     cut = ~np.asarray(rollouts.finished)
     if objective.truncated_rollouts == "penalise":
       shaped = shaped - objective.truncation_penalty * cut
-    if objective.kl_placement == "reward" and objective.kl_coefficient > 0:
-      assert reference is not None
+    if objective.kl_placement == "reward" and reference is not None:
       shaped = kl_in_reward(
-        shaped,
+        jnp.asarray(shaped),
         rollouts.logprobs,
         reference,
         rollouts.completion_lengths,
@@ -326,29 +305,26 @@ class Run:
 
   def _advantages(self, tracked, rewards, where, logprobs, step, key):
     """Advantages, next statistics and diagnostics, in one compiled call."""
-    given = {"key": key, "logprobs": logprobs}
-    advantages, tracked = self.rule.update(tracked, rewards, step=step, where=where, **given)
-    parameters = self.rule.parameters
-    tail_fraction = parameters.get("tail_fraction", 0.25)
+    advantages, tracked = self.rule.update(
+      tracked, rewards, step=step, where=where, key=key, logprobs=logprobs
+    )
     diagnostics = advantage_diagnostics(
       rewards,
       advantages,
-      tail_fraction=tail_fraction,
-      budget=parameters.get("budget", 128),
+      tail_fraction=self.rule.parameters.get("tail_fraction", 0.25),
+      budget=max(int(self.rule.parameters.get("budget", 128)), 16),
       where=where,
       minimum_rollouts=self.rule.smallest_group(rewards.shape[-1]),
     )
     return advantages, tracked, diagnostics
 
   def _update(self, step: int, batch: Batch, tracked: Any) -> dict[str, float]:
-    """All updates on one batch; the metrics are the first's, and the last's with `_last`."""
+    """All updates on one batch; metrics of the first, and those that only later ones have."""
     config, rate = self.config.optimizer, self.learning_rates[step]
     beta = np.float32(self.config.objective.kl_coefficient)
     state, collected = self.state, []
     trainable, optimizer, skipped = state.trainable, state.optimizer, state.skipped
     for _ in range(config.updates_per_batch):
-      # The next line donates these buffers: nobody may look at them again.
-      self.state = state._replace(trainable=None, optimizer=None)
       result = self.learner.update(trainable, optimizer, self.frozen, batch, rate, beta)
       trainable, optimizer = result.trainable, result.optimizer_state
       collected.append({n: float(v) for n, v in jax.device_get(result.metrics).items()})
@@ -362,21 +338,22 @@ class Run:
       iterator=self.iterator.state_dict(),
       skipped=skipped,
     )
-    if collected[-1]["skipped"]:
+    self._watch_skipped(step, collected[-1]["grad_norm"])
+    later = {name: value for name, value in collected[-1].items() if name not in collected[0]}
+    return {**collected[0], **later, "learning_rate": float(rate)}
+
+  def _watch_skipped(self, step: int, norm: float) -> None:
+    skipped, config = self.state.skipped, self.config.optimizer
+    if skipped:
       self.log.say(
-        f"step {step + 1}: the gradient is not finite (norm {collected[-1]['grad_norm']}); the "
-        f"update was skipped, {skipped} in a row."
+        f"step {step + 1}: the gradient is not finite (norm {norm}); the update was skipped, "
+        f"{skipped} in a row."
       )
     if skipped >= config.max_skipped:
       raise FloatingPointError(
-        f"{skipped} updates in a row were skipped because their gradients were not finite; lower "
-        f"optimizer.learning_rate={config.learning_rate} or optimizer.max_gradient_norm, and go on "
-        "from the last checkpoint."
+        f"{skipped} updates in a row were skipped because their gradients were not finite; look at "
+        f"the last rewards, or lower optimizer.learning_rate={config.learning_rate}."
       )
-    last = {n: v for n, v in collected[-1].items() if n not in collected[0]}
-    if len(collected) > 1:
-      last |= {f"{n}_last": collected[-1][n] for n in ("policy_loss", "grad_norm")}
-    return {**collected[0], **last, "learning_rate": float(rate)}
 
   def _validation_prompts(self, splits: inputs.Splits) -> EncodedPrompts:
     options = self.config.selection
@@ -398,7 +375,7 @@ class Run:
       params,
       self.validation.tokens,
       [p.id for p in self.validation.prompts],
-      lambda rollouts, chosen: self._score(self.validation, chosen, rollouts, step=None)[0],
+      lambda rollouts, chosen: self._score(self.validation, chosen, rollouts, step=None).rewards,
       key=self._key(_VALIDATION),
       num_samples=options.num_samples,
       prompts_per_call=self.config.data.prompts_per_step,
@@ -415,63 +392,24 @@ class Run:
       "validation/best_step": best.step,
     }
 
-  def _log_samples(self, step: int, chosen, rollouts: Rollouts, rewards, advantages) -> None:
+  def _log_samples(self, step: int, chosen, scores: Scores, advantages: np.ndarray) -> None:
     options = self.config.logging
     if not options.samples_every or step % options.samples_every:
       return
-    texts = np.array(completion_texts(self.policy.tokenizer, rollouts), object)
     for row, index in enumerate(chosen):
-      order = np.argsort(-np.nan_to_num(rewards[row], nan=-np.inf), kind="stable")
-      order = np.r_[order[:1], order[-1:], np.sort(order[1:-1])][: options.samples_per_prompt]
-      completions = texts.reshape(rewards.shape)[row]
       self.log.samples(
-        {
-          "step": step,
-          "prompt": self.prompts.prompts[index].text,
-          "completions": [completions[i] for i in order],
-          "rewards": [rewards[row, i] for i in order],
-          "advantages": [advantages[row, i] for i in order],
-        }
+        sample_record(
+          step,
+          self.prompts.prompts[index].text,
+          scores.texts[row],
+          scores.rewards[row],
+          advantages[row],
+          count=options.samples_per_prompt,
+        )
       )
 
   def _save(self, step: int, state: State, offsets: Mapping[str, int]) -> None:
-    if any(leaf.is_deleted() for leaf in jax.tree.leaves(state.trainable)):
-      return  # Interrupted inside an update: its buffers are gone, the last checkpoint stands.
-    arrays = {"trainable": state.trainable, "optimizer": state.optimizer, "tracked": state.tracked}
-    meta = {
-      "key": np.asarray(jax.random.key_data(self.root)).tolist(),
-      "iterator": dict(state.iterator),
-      "best": None if state.best is None else dataclasses.asdict(state.best),
-      "skipped": state.skipped,
-      "logs": dict(offsets),
-    }
-    self.store.save(step, arrays, meta)
-
-  def _resume(self, state: State) -> tuple[int, State, Mapping[str, int] | None]:
-    """`(next step, state, log offsets)` of the last checkpoint, or of a new run."""
-    arrays = {"trainable": state.trainable, "optimizer": state.optimizer, "tracked": state.tracked}
-    abstract = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), arrays
-    )
-    restored = self.store.restore_latest(abstract)
-    if restored is None:
-      return 0, state, None
-    meta = restored.meta
-    self.root = jax.random.wrap_key_data(jnp.asarray(meta["key"], jnp.uint32))
-    self.iterator.load_state_dict(meta["iterator"])
-    best = None if meta["best"] is None else Best(**meta["best"])
-    state = State(
-      **restored.state, iterator=meta["iterator"], best=best, skipped=int(meta["skipped"])
-    )
-    return restored.step, state, meta["logs"]
-
-
-def completion_texts(tokenizer: Any, rollouts: Rollouts) -> list[str]:
-  """Text of every completion, prompt by prompt; special tokens left out."""
-  tokens = np.asarray(rollouts.completion_tokens)
-  lengths = np.asarray(rollouts.completion_lengths)
-  rows = [row[:n].tolist() for group, ns in zip(tokens, lengths) for row, n in zip(group, ns)]
-  return tokenizer.batch_decode(rows, skip_special_tokens=True)
+    save_state(self.store, step, state, root=self.root, log_offsets=offsets)
 
 
 class _Clock:
@@ -489,11 +427,11 @@ class _Clock:
 
   def timings(self, num_tokens: int) -> dict[str, float]:
     step = time.perf_counter() - self._started
-    model = sum(self._parts[part] for part in ("rollout", "reference", "update"))
+    busy = sum(self._parts[part] for part in ("rollout", "reward", "reference", "update"))
     return {
       **{f"time/{part}": seconds for part, seconds in self._parts.items()},
       "time/step": step,
       "tokens_per_second/rollout": num_tokens / self._parts["rollout"],
       "tokens_per_second/update": num_tokens / self._parts["update"],
-      "overhead_frac": (step - model - self._parts["reward"]) / step,
+      "overhead_frac": (step - busy) / step,
     }

@@ -82,7 +82,7 @@ def sample_rewards(
   group = min(num_rollouts, num_samples)
   rewards = np.full((len(tokens), -(-num_samples // group) * group), np.nan)
   for first in range(0, len(tokens), prompts_per_call):
-    filled = np.arange(first, first + prompts_per_call) % len(tokens)
+    filled = [i % len(tokens) for i in range(first, first + prompts_per_call)]
     count = min(prompts_per_call, len(tokens) - first)
     for part, start in enumerate(range(0, num_samples, group)):
       rollouts = engine.generate(
@@ -93,5 +93,7 @@ def sample_rewards(
         prompt_ids=[prompt_ids[i] for i in filled],
       )
       kept = jax.tree.map(lambda leaf, count=count: leaf[:count], rollouts)
-      rewards[first : first + count, start : start + group] = score(kept, filled[:count])
+      rewards[first : first + count, start : start + group] = score(
+        kept, np.asarray(filled[:count])
+      )
   return rewards[:, :num_samples]

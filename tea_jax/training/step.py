@@ -132,6 +132,7 @@ def make_update(
   optimizer: OptimizerConfig,
   *,
   max_completion_length: int,
+  shardings: tuple[Tree, Tree] | None = None,
 ) -> Callable[..., Update]:
   """Builds the jitted update.
 
@@ -140,6 +141,7 @@ def make_update(
     objective, optimizer: see there; `learning_rate`, schedule and `kl_coefficient` (beyond being
       zero or not) are not read, but arguments of the result.
     max_completion_length: L of the constant_length aggregation.
+    shardings: of parameters and optimiser state, kept from update to update; None on one device.
 
   Returns:
     `update(trainable, optimizer_state, frozen, batch, learning_rate, kl_coefficient) -> Update`,
@@ -210,6 +212,11 @@ def make_update(
     def keep_if_not_finite(after, before):
       return jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, before)
 
+    results = (keep_if_not_finite(new, trainable), keep_if_not_finite(new_state, optimizer_state))
+    if shardings is not None:
+      results = jax.lax.with_sharding_constraint(results, shardings)
+    new_trainable, new_state = results
+
     metrics = {
       "policy_loss": loss,
       "grad_norm": norm,
@@ -217,8 +224,8 @@ def make_update(
       **_token_metrics(batch, weights > 0, logprobs, entropy, objective),
     }
     return Update(
-      keep_if_not_finite(new, trainable),
-      keep_if_not_finite(new_state, optimizer_state),
+      new_trainable,
+      new_state,
       logprobs,
       {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()},
     )
@@ -226,9 +233,29 @@ def make_update(
   return jax.jit(update, donate_argnums=(0, 1))
 
 
-def init_optimizer(optimizer: OptimizerConfig, trainable: Tree) -> optax.OptState:
-  """State of the optimiser, on the devices and in the layout of the parameters."""
-  return jax.jit(make_transformation(optimizer).init)(trainable)
+def init_optimizer(optimizer: OptimizerConfig, trainable: Tree, shardings: Tree = None) -> Any:
+  """State of the optimiser, in the layout that `optimizer_shardings` gives."""
+  return jax.jit(make_transformation(optimizer).init, out_shardings=shardings)(trainable)
+
+
+def optimizer_shardings(optimizer: OptimizerConfig, trainable: Tree, shardings: Tree) -> Tree:
+  """Shardings of the optimiser's state: moments lie where their parameters do, counts everywhere.
+
+  Args:
+    optimizer: which state there is.
+    trainable: parameters or their shapes.
+    shardings: of the parameters, `NamedSharding`s of one mesh.
+  """
+  transformation = make_transformation(optimizer)
+  mesh = jax.tree.leaves(shardings)[0].mesh
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  return optax.tree.map_params(
+    transformation,
+    lambda _, sharding: sharding,
+    jax.eval_shape(transformation.init, trainable),
+    shardings,
+    transform_non_params=lambda _: everywhere,
+  )
 
 
 def make_evaluate_logprobs(

@@ -11,8 +11,9 @@ from tea_jax.advantages import grpo, tea
 from tea_jax.rewards import RewardError
 from tea_jax.training.checkpoints import CheckpointError
 from tea_jax.training.config import load_config
-from tea_jax.training.loop import Run, train
+from tea_jax.training.loop import train
 from tea_jax.training.metrics import read_jsonl
+from tea_jax.training.run_folder import RunFolder
 from tests.training import tiny
 
 
@@ -111,12 +112,12 @@ def test_another_config_in_the_folder_is_refused(tmp_path, policy):
 
 def test_two_processes_may_not_share_a_folder(tmp_path, policy):
   config = tiny.config(tmp_path / "run")
-  run = Run(config, policy=policy, splits=tiny.splits(), reward=tiny.reward, console=tiny.console())
+  folder = RunFolder(config)
   try:
     with pytest.raises(CheckpointError, match="another process is training"):
       _train(config, policy)
   finally:
-    run.close()
+    folder.close()
 
 
 def test_a_failing_reward_keeps_completions_and_progress(tmp_path, policy):

@@ -1,0 +1,118 @@
+"""From rollouts to rewards: texts, columns, and what to keep when a reward fails.
+
+Axes: P prompts, m rollouts of each.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tea_jax.data import EncodedPrompts
+from tea_jax.rewards import RewardContext, RewardError, RewardFunction, WeightedReward, call_reward
+from tea_jax.rollout.types import Rollouts
+
+
+class Scores(NamedTuple):
+  """What a reward said about a batch.
+
+  Attributes:
+    rewards: `[P, m]` float64, NaN where not scored.
+    texts: `[P, m]` completions as text.
+    metrics: means of the parts of a weighted reward, and what rewards wanted logged.
+  """
+
+  rewards: np.ndarray
+  texts: np.ndarray
+  metrics: dict[str, float]
+
+
+class Scorer:
+  """Scores rollouts with a run's reward.
+
+  Args:
+    reward: a reward function; of a `WeightedReward` the parts are logged too.
+    tokenizer: of the policy.
+    num_steps: of the run, told to the reward.
+    folder: where the completions of a failed call are kept.
+  """
+
+  def __init__(
+    self, reward: RewardFunction, tokenizer: Any, *, num_steps: int, folder: pathlib.Path
+  ):
+    self.reward, self.tokenizer = reward, tokenizer
+    self.num_steps, self.folder = num_steps, folder
+
+  def __call__(
+    self, data: EncodedPrompts, chosen: np.ndarray, rollouts: Rollouts, *, step: int | None
+  ) -> Scores:
+    """Scores every completion of the chosen prompts.
+
+    Raises:
+      RewardError: if the reward failed; its message says where the completions were kept.
+    """
+    texts = completion_texts(self.tokenizer, rollouts)
+    shape = rollouts.completion_lengths.shape
+    prompts = [data.prompts[i] for i in chosen for _ in range(shape[1])]
+    names = set.intersection(*(set(p.columns) for p in prompts))
+    columns = {name: [p.columns[name] for p in prompts] for name in sorted(names)}
+    context = RewardContext(step=step, num_steps=self.num_steps)
+    arguments = {"context": context, "num_rollouts": shape[1], **columns}
+    rows = [p.text for p in prompts]
+    means: dict[str, float] = {}
+    try:
+      if isinstance(self.reward, WeightedReward):
+        parts = self.reward.components(rows, texts, **arguments)
+        total = self.reward.combine(parts)
+        if len(parts) > 1:
+          means = {f"reward/{name}": _mean(values) for name, values in parts.items()}
+      else:
+        total = call_reward(self.reward, rows, texts, **arguments)
+    except RewardError as error:
+      kept = self._keep(step, rows, texts)
+      error.args = (f"{error} The completions of this call are in {kept}.",)
+      raise
+    return Scores(
+      np.asarray(total).reshape(shape),
+      np.array(texts, object).reshape(shape),
+      {**means, **context.metrics},
+    )
+
+  def _keep(self, step: int | None, prompts: list[str], completions: list[str]) -> pathlib.Path:
+    when = "validation" if step is None else f"step_{step}"
+    path = self.folder / f"unscored_{when}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = zip(prompts, completions, strict=True)
+    path.write_text("".join(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in lines))
+    return path
+
+
+def _mean(values: np.ndarray) -> float:
+  scored = values[~np.isnan(values)]
+  return float(scored.mean()) if scored.size else float("nan")
+
+
+def completion_texts(tokenizer: Any, rollouts: Rollouts) -> list[str]:
+  """Text of every completion, prompt by prompt; special tokens left out."""
+  tokens = np.asarray(rollouts.completion_tokens)
+  lengths = np.asarray(rollouts.completion_lengths)
+  rows = [row[:n].tolist() for group, ns in zip(tokens, lengths) for row, n in zip(group, ns)]
+  return tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+
+def sample_record(
+  step: int, prompt: str, texts: np.ndarray, rewards: np.ndarray, advantages: np.ndarray, count: int
+) -> dict[str, Any]:
+  """The best, the worst and the first others of a group `[m]`, for the log of samples."""
+  order = np.argsort(-np.nan_to_num(rewards, nan=-np.inf), kind="stable")
+  order = np.concatenate([order[:1], order[1:][-1:], np.sort(order[1:-1])])[:count]
+  return {
+    "step": step,
+    "prompt": prompt,
+    "completions": [texts[i] for i in order],
+    "rewards": [rewards[i] for i in order],
+    "advantages": [advantages[i] for i in order],
+  }

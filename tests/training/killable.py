@@ -1,0 +1,53 @@
+"""A tiny run in a process of its own that announces where it is: `killable.py FOLDER`."""
+
+from __future__ import annotations
+
+import sys
+
+from tea_jax.training.loop import Run
+from tea_jax.training.run_folder import RunFolder
+from tests.training import tiny
+
+
+def config(folder):
+  return tiny.config(
+    folder,
+    steps=8,
+    checkpoint={"every": 2},
+    selection={"every": 4},
+    advantage={"name": "cat_best_of_n", "quantile": "tracked"},
+    logging={"samples_every": 1},
+  )
+
+
+def main(folder: str) -> None:
+  run = Run(
+    config(folder),
+    RunFolder(config(folder)),
+    policy=tiny.policy(),
+    splits=tiny.splits(),
+    reward=tiny.reward,
+    console=tiny.console(),
+  )
+  for stage, name in {
+    "rollout": "_sample",
+    "reward": "_score",
+    "update": "_update",
+    "validation": "_validate",
+    "checkpoint": "_save",
+  }.items():
+    setattr(run, name, _announced(stage, getattr(run, name)))
+  run.train(lambda step, record: print("step", step, flush=True))
+  print("done", flush=True)
+
+
+def _announced(stage, method):
+  def wrapped(*arguments, **options):
+    print(stage, flush=True)
+    return method(*arguments, **options)
+
+  return wrapped
+
+
+if __name__ == "__main__":
+  main(sys.argv[1])
