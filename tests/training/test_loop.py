@@ -210,7 +210,7 @@ def _count_compiles():
       "objective": {"clip_epsilon_low": 0.2, "clip_epsilon_high": 0.2},
     },
     {"advantage": {"name": "cat_best_of_n", "quantile": "tracked"}},
-    {"advantage": {"name": "subset_tea"}},
+    {"advantage": {"name": "subset_tea"}, "sampling": {"num_rollouts": 16}},
   ],
   ids=["plain", "selection-kl", "ppo", "tracked", "subsets"],
 )

@@ -51,7 +51,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def policy(seed: int = 0, **fields) -> Policy:
-  params = jax.tree.map(lambda x: 4.0 * x, init_params(MODEL, jax.random.key(seed)))
+  params = jax.jit(lambda key: jax.tree.map(lambda x: 4.0 * x, init_params(MODEL, key)))(
+    jax.random.key(seed)
+  )
   return Policy(config=MODEL, params=params, tokenizer=tokenizer(), **fields)
 
 
