@@ -1,0 +1,135 @@
+"""Compares advantage rules: `python -m experiments.compare --preset quickstart`.
+
+Trains every rule with every seed on the same prompts and budgets, evaluates all of them and the
+untrained policy on held-out prompts, and writes figures, tables and report.md. Flags override the
+preset; `--dry-run` prints what would run. The same command again goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import statistics
+import sys
+import time
+from typing import Annotated
+
+import tyro
+import yaml
+
+from experiments import train
+from tea_jax.compilation import enable_compilation_cache
+from tea_jax.evaluation.matched_runs import BASE, MatchedRuns, run_config_of, train_matched
+from tea_jax.evaluation.report import write_report
+from tea_jax.training.checkpoints import CheckpointError
+from tea_jax.training.config import RunConfig
+from tea_jax.training.metrics import read_jsonl
+from tea_jax.training.presets import PRESETS, Preset, get_preset
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+  """What may be said beside a preset.
+
+  Attributes:
+    rules: advantage rules to compare, each `name` or `name:argument=value,...`.
+    seeds: of the runs; every rule runs with each.
+    run: the config of every run; run_folder holds them all.
+  """
+
+  rules: tuple[str, ...]
+  seeds: tuple[int, ...]
+  run: Annotated[RunConfig, tyro.conf.arg(name="")]
+
+
+def parse(arguments: list[str]) -> tuple[Preset, bool]:
+  """`(preset with the flags' changes, dry run)`."""
+  first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  first.add_argument("--preset", default="quickstart")
+  first.add_argument("--dry-run", action="store_true")
+  known, rest = first.parse_known_args(arguments)
+  preset = get_preset(known.preset)
+  about = "".join(f"\n  {name}: {each.about}" for name, each in PRESETS.items())
+  flags = tyro.cli(
+    Flags,
+    args=rest,
+    default=Flags(preset.rules, preset.seeds, preset.config),
+    description=f"{__doc__}\nAlso: --dry-run, and --preset, one of:{about}",
+  )
+  return dataclasses.replace(
+    preset, config=flags.run, rules=flags.rules, seeds=flags.seeds
+  ), known.dry_run
+
+
+def main(arguments: list[str] | None = None) -> int:
+  try:
+    preset, dry_run = parse(sys.argv[1:] if arguments is None else arguments)
+    shown = {"rules": list(preset.rules), "seeds": list(preset.seeds)}
+    print(yaml.safe_dump(shown | train.shown(preset.config), sort_keys=False), flush=True)
+    for rule in preset.rules:
+      print(f"rule: {run_config_of(preset, rule, preset.seeds[0]).advantage_rule()!r}")
+    if dry_run:
+      train.dry_run(preset.config)
+      return 0
+    enable_compilation_cache()
+    started = time.perf_counter()
+    runs = train_matched(preset)
+    path = report(runs, minutes=(time.perf_counter() - started) / 60)
+  except (ValueError, FileNotFoundError, ImportError, MemoryError, CheckpointError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("stopped; the same command goes on from here", file=sys.stderr)
+    return 130
+  print(f"report: {path}")
+  return 0
+
+
+def report(runs: MatchedRuns, *, minutes: float) -> pathlib.Path:
+  """Writes tables, figures and report.md into the comparison's folder."""
+  config, rules = runs.preset.config, runs.preset.rules
+  first = "grpo" if "grpo" in rules else rules[-1]
+  return write_report(
+    config.run_folder,
+    runs.records,
+    baselines=(first, BASE),
+    title=f"{', '.join(rules)}: best-of-N on held-out prompts",
+    settings={
+      "model": config.model.name,
+      "reward": " + ".join(config.reward.functions),
+      "steps": config.steps,
+      "prompts a step": config.data.prompts_per_step,
+      "rollouts a prompt (m)": config.sampling.num_rollouts,
+      "completion length": config.sampling.max_completion_length,
+      "learning rate": config.optimizer.learning_rate,
+      "KL coefficient": config.objective.kl_coefficient,
+      "seeds": ", ".join(map(str, runs.preset.seeds)),
+      "held-out prompts x completions": f"{len(runs.records[BASE][0].prompts)} x "
+      f"{config.evaluation.num_samples}",
+    },
+    notes=[*_training_notes(runs), f"This call took {minutes:.1f} minutes."],
+  )
+
+
+def _training_notes(runs: MatchedRuns) -> list[str]:
+  notes = []
+  for rule, seeds in runs.metrics.items():
+    last = [[line["reward/mean"] for line in lines[-10:]] for lines in seeds]
+    entropy = [[line["entropy"] for line in lines[-10:]] for lines in seeds]
+    folders = [run_config_of(runs.preset, rule, seed).run_folder for seed in runs.preset.seeds]
+    timings = [read_jsonl(pathlib.Path(folder) / "timings.jsonl") for folder in folders]
+    seconds = statistics.median(line["time/step"] for lines in timings for line in lines)
+    notes.append(
+      f"{rule}: training reward of the last 10 steps {_mean(last):.3f}, entropy "
+      f"{_mean(entropy):.3f} nats a token, median step {seconds:.2f} s."
+    )
+  return notes
+
+
+def _mean(groups: list[list[float]]) -> float:
+  return statistics.fmean(value for group in groups for value in group)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
