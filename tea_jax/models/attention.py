@@ -9,7 +9,7 @@ Axes: P prompts, m rollouts of each, T and S time, N query heads, K key heads, G
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,3 +108,90 @@ def segment_attention(
     part = jnp.einsum("bmkgts,bskh->bmtkgh", shared, value)
     attended = attended + part.reshape(batch, time, heads, width)
   return attended
+
+
+class KeyValue(NamedTuple):
+  """One layer's cache, laid out so that both products of a decoding step read it in order.
+
+  Attributes:
+    key: `[b, K, H, S]`.
+    value: `[b, K, S, H]`.
+  """
+
+  key: Float[Array, "b K H S"]
+  value: Float[Array, "b K S H"]
+
+
+def as_cache(key: Float[Array, "b S K H"], value: Float[Array, "b S K H"]) -> KeyValue:
+  """Keys and values of a segment in the cache's layout."""
+  return KeyValue(key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3))
+
+
+def write_cache(
+  cache: KeyValue, key: Float[Array, "b K H"], value: Float[Array, "b K H"], index: Int[Array, ""]
+) -> KeyValue:
+  """Puts one token a row at place `index`."""
+  update = jax.lax.dynamic_update_slice_in_dim
+  return KeyValue(
+    update(cache.key, key[..., None], index, axis=3),
+    update(cache.value, value[:, :, None], index, axis=2),
+  )
+
+
+def cached_attention(
+  query: Float[Array, "R N H"], segments: list[tuple[KeyValue, Bool[Array, "b S"]]]
+) -> Float[Array, "R N H"]:
+  """Attention of one token a row over cached segments, in one softmax.
+
+  Args:
+    query: `[R, N, H]`.
+    segments: cache of b rows and which of its keys are visible, `[b, S]` or `[1, S]`; b divides R
+      and a row of the segment is shared by the R / b neighbouring queries.
+
+  Returns:
+    `[R, N, H]` in the dtype of the query.
+  """
+  rows, heads, width = query.shape
+  kv_heads = segments[0][0].key.shape[1]
+  group = heads // kv_heads
+
+  def per_segment(x: Array, batch: int) -> Array:
+    # [R, K, G, ...] -> [b, K, R / b * G, ...]
+    if batch == rows:
+      return x
+    x = x.reshape(batch, rows // batch, kv_heads, group, x.shape[-1]).swapaxes(1, 2)
+    return x.reshape(batch, kv_heads, -1, x.shape[-1])
+
+  def per_row(x: Array, batch: int) -> Array:
+    if batch == rows:
+      return x
+    x = x.reshape(batch, kv_heads, rows // batch, group, x.shape[-1]).swapaxes(1, 2)
+    return x.reshape(rows, kv_heads, group, x.shape[-1])
+
+  query = query.reshape(rows, kv_heads, group, width)
+  scores = []
+  for cache, visible in segments:
+    batch = cache.key.shape[0]
+    score = jnp.einsum(
+      "bknh,bkhs->bkns",
+      per_segment(query, batch),
+      cache.key,
+      preferred_element_type=jnp.float32,
+    )
+    score = jnp.where(visible[:, None, None], score * width**-0.5, MASKED)
+    scores.append(per_row(score, batch))
+  peak = jnp.max(jnp.stack([score.max(-1) for score in scores]), axis=0)
+  weights = [jnp.exp(score - peak[..., None]) for score in scores]
+  total = sum(weight.sum(-1) for weight in weights)
+  attended = 0.0
+  for weight, (cache, _) in zip(weights, segments, strict=True):
+    batch = cache.value.shape[0]
+    part = jnp.einsum(
+      "bkns,bksh->bknh",
+      per_segment(weight.astype(query.dtype), batch),
+      cache.value,
+      preferred_element_type=jnp.float32,
+    )
+    attended = attended + per_row(part, batch)
+  attended = attended / total[..., None]
+  return attended.astype(query.dtype).reshape(rows, heads, width)

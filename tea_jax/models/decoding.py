@@ -1,8 +1,8 @@
 """Prefill and one decoding step of a group: the prompt's cache is kept once, never repeated.
 
-All rollouts of a group attend to their prompt's keys `[P, T_p]` and to their own completion's keys
-`[P m, T_c]`. Every row writes its step t at index t of its completion cache, so one slice update a
-layer serves all rows; a row's position is its prompt's length plus t.
+All rollouts of a group attend to the T_p keys of their prompt and to the T_c keys of their own.
+Every row writes its step t at index t of its completion cache, so one slice update a layer serves
+all rows; a row's position is its prompt's length plus t.
 
 Axes: P prompts, m rollouts of each, R = P m rows, K key heads, H head width, T_p and T_c time.
 """
@@ -18,9 +18,12 @@ from jaxtyping import Array, Float, Int
 from tea_jax.models import causal_lm
 from tea_jax.models.attention import (
   AttentionKind,
+  KeyValue,
+  as_cache,
+  cached_attention,
   causal_attention,
-  segment_attention,
   visible_keys,
+  write_cache,
 )
 from tea_jax.models.causal_lm import Params
 from tea_jax.models.config import ModelConfig
@@ -32,7 +35,7 @@ from tea_jax.models.layers import (
   rotary_table,
 )
 
-Cache = tuple[tuple[Array, Array], ...]
+Cache = tuple[KeyValue, ...]
 
 
 class Prefill(NamedTuple):
@@ -40,7 +43,7 @@ class Prefill(NamedTuple):
 
   Attributes:
     hidden: `[P, D]` final hidden state of each prompt's last token.
-    cache: of each layer, keys and values `[P, T_p, K, H]`.
+    cache: `KeyValue` of each layer, of P rows and T_p places.
   """
 
   hidden: Float[Array, "P D"]
@@ -64,9 +67,14 @@ def decode_weights(config: ModelConfig, params: Params, dtype: Any) -> Params:
 
 
 def empty_cache(config: ModelConfig, rows: int, length: int, dtype: Any) -> Cache:
-  """Zeroed completion caches `[rows, length, K, H]` of every layer."""
-  shape = (rows, length, config.num_kv_heads, config.head_dim)
-  return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers))
+  """Zeroed caches of every layer, of `length` places a row."""
+  heads, width = config.num_kv_heads, config.head_dim
+  return tuple(
+    KeyValue(
+      jnp.zeros((rows, heads, width, length), dtype), jnp.zeros((rows, heads, length, width), dtype)
+    )
+    for _ in range(config.num_layers)
+  )
 
 
 def prefill(
@@ -81,7 +89,7 @@ def prefill(
   """Runs the prompts once and keeps their keys and values."""
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
 
-  def attend(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, Array]]:
+  def attend(query: Array, key: Array, value: Array) -> tuple[Array, KeyValue]:
     attended = causal_attention(
       query,
       key,
@@ -90,12 +98,14 @@ def prefill(
       sliding_window=config.sliding_window,
       kind=attention,
     )
-    return attended, (key, value)
+    return attended, as_cache(key, value)
 
   x = causal_lm.embed_tokens(config, params, tokens, positions, dtype)
-  x, (keys, values) = causal_lm.run_layers(config, params["layers"], x, positions, attend)
+  x, caches = causal_lm.run_layers(config, params["layers"], x, positions, attend)
   last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0]
-  cache = tuple((keys[index], values[index]) for index in range(config.num_layers))
+  cache = tuple(
+    KeyValue(caches.key[index], caches.value[index]) for index in range(config.num_layers)
+  )
   return Prefill(normalize(last, params["final_norm"], config), cache)
 
 
@@ -124,28 +134,21 @@ def decode_step(
   rows, prompts = tokens.shape[0], prompt_lengths.shape[0]
   rollouts = rows // prompts
   positions = jnp.repeat(prompt_lengths, rollouts) + step
-  prompt_keys = jnp.arange(prompt_cache[0][0].shape[1])
-  completion_keys = jnp.arange(completion_cache[0][0].shape[1])
-  visible_prompt = (prompt_keys < prompt_lengths[:, None])[:, None] & visible_keys(
-    prompt_lengths[:, None] + step, prompt_keys[None], config.sliding_window
-  )
-  visible_prompt = jnp.repeat(visible_prompt, rollouts, axis=0)
-  visible_completion = visible_keys(step[None, None], completion_keys[None], config.sliding_window)
+  prompt_keys = jnp.arange(prompt_cache[0].key.shape[-1])
+  completion_keys = jnp.arange(completion_cache[0].key.shape[-1])
+  window = config.sliding_window
+  visible_prompt = visible_keys(prompt_lengths[:, None] + step, prompt_keys[None], window)[:, 0]
+  visible_prompt &= prompt_keys < prompt_lengths[:, None]
+  visible_completion = visible_keys(step[None, None], completion_keys[None], window)[0]
   rotary = rotary_table(positions, config)
   x = causal_lm.embed_tokens(config, weights, tokens, positions, weights_dtype(weights))
   updated = []
   for index, layer in enumerate(weights["layers"]):
 
     def attend(query: Array, key: Array, value: Array, index: int = index):
-      keys, values = (
-        jax.lax.dynamic_update_slice_in_dim(cache, new[:, None], step, axis=1)
-        for cache, new in zip(completion_cache[index], (key, value), strict=True)
-      )
-      segments = [
-        (*prompt_cache[index], visible_prompt),
-        (keys, values, visible_completion),
-      ]
-      return segment_attention(query[:, None], segments)[:, 0], (keys, values)
+      own = write_cache(completion_cache[index], key, value, step)
+      segments = [(prompt_cache[index], visible_prompt), (own, visible_completion)]
+      return cached_attention(query, segments), own
 
     x, kept = block(x, layer, config, rotary, attend)
     updated.append(kept)

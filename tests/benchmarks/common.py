@@ -1,0 +1,67 @@
+"""What the benchmarks share: the model's shape, timing, and peak memory of a process."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+from tea_jax.models.config import ModelConfig
+
+SMOLLM2 = ModelConfig(
+  architecture="Llama",
+  vocab_size=49152,
+  hidden_size=576,
+  intermediate_size=1536,
+  num_layers=30,
+  num_heads=9,
+  num_kv_heads=3,
+  head_dim=64,
+  max_positions=8192,
+  rope_theta=100000.0,
+  tie_embeddings=True,
+)
+
+
+def torch_model(dtype: str):
+  """The same shape in `transformers`, with random weights."""
+  import torch
+  from transformers import LlamaConfig, LlamaForCausalLM
+
+  config = LlamaConfig(
+    vocab_size=SMOLLM2.vocab_size,
+    hidden_size=SMOLLM2.hidden_size,
+    intermediate_size=SMOLLM2.intermediate_size,
+    num_hidden_layers=SMOLLM2.num_layers,
+    num_attention_heads=SMOLLM2.num_heads,
+    num_key_value_heads=SMOLLM2.num_kv_heads,
+    head_dim=SMOLLM2.head_dim,
+    max_position_embeddings=SMOLLM2.max_positions,
+    rope_theta=SMOLLM2.rope_theta,
+    tie_word_embeddings=True,
+    bos_token_id=None,
+    eos_token_id=None,
+    pad_token_id=0,
+  )
+  return LlamaForCausalLM(config).to(getattr(torch, dtype))
+
+
+def seconds(run: Callable[[], object], repeats: int) -> list[float]:
+  """Wall time of each of `repeats` runs, after one that warms up."""
+  run()
+  times = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    run()
+    times.append(time.perf_counter() - start)
+  return times
+
+
+def describe(times: list[float]) -> str:
+  return f"median {statistics.median(times):.2f} s ({min(times):.2f}-{max(times):.2f})"
+
+
+def peak_gib() -> float:
+  """Largest resident memory of this process so far."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

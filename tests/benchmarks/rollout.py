@@ -1,0 +1,86 @@
+"""Rollouts of SmolLM2's shape: tokens per second against `transformers` generate.
+
+Both sides in turns in one run, the same number of threads, random weights, no early stop:
+
+  python -m tests.benchmarks.rollout --group 16 --dtype float32
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+
+import jax
+import numpy as np
+
+from tea_jax.compilation import enable_compilation_cache
+from tea_jax.models.causal_lm import init_params
+from tea_jax.models.policy import Policy
+from tea_jax.rollout.engine import RolloutEngine
+from tea_jax.rollout.sampling import SamplingConfig
+from tests.benchmarks.common import SMOLLM2, describe, peak_gib, seconds, torch_model
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--group", type=int, nargs="+", default=[16, 64])
+  parser.add_argument("--prompt", type=int, default=32)
+  parser.add_argument("--new-tokens", type=int, default=64)
+  parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+  parser.add_argument("--repeats", type=int, default=5)
+  parser.add_argument("--sides", nargs="+", default=["jax", "torch"])
+  parser.add_argument("--cache", action="store_true", help="use the compilation cache")
+  arguments = parser.parse_args()
+  if arguments.cache:
+    enable_compilation_cache()
+  prompt = np.random.default_rng(0).integers(0, SMOLLM2.vocab_size, arguments.prompt)
+  runs = {}
+  if "jax" in arguments.sides:
+    params = init_params(SMOLLM2, jax.random.key(0))
+    policy = Policy(SMOLLM2, params, compute_dtype=arguments.dtype)
+    sampling = SamplingConfig(max_completion_length=arguments.new_tokens)
+    engine = RolloutEngine(policy, sampling)
+
+    def jax_side(group: int) -> None:
+      engine.generate(params, [prompt.tolist()], key=jax.random.key(1), num_rollouts=group)
+
+    runs["jax"] = jax_side
+  if "torch" in arguments.sides:
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    model = torch_model(arguments.dtype).eval()
+    tokens = torch.as_tensor(prompt)[None]
+
+    def torch_side(group: int) -> None:
+      with torch.no_grad():
+        model.generate(
+          tokens,
+          attention_mask=torch.ones_like(tokens),
+          do_sample=True,
+          temperature=1.0,
+          top_k=0,
+          top_p=1.0,
+          num_return_sequences=group,
+          max_new_tokens=arguments.new_tokens,
+          min_new_tokens=arguments.new_tokens,
+        )
+
+    runs["torch"] = torch_side
+  for group in arguments.group:
+    rates = {}
+    for side, run in runs.items():
+      times = seconds(lambda run=run, group=group: run(group), arguments.repeats)
+      rates[side] = group * arguments.new_tokens / statistics.median(times)
+      print(
+        f"{side} {arguments.dtype} group {group}: {rates[side]:.0f} tok/s, {describe(times)},"
+        f" peak so far {peak_gib():.1f} GiB",
+        flush=True,
+      )
+    if len(rates) == 2:
+      print(f"group {group}: {rates['jax'] / rates['torch']:.2f} times torch", flush=True)
+
+
+if __name__ == "__main__":
+  main()
