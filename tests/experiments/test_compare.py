@@ -1,0 +1,40 @@
+import json
+
+import pytest
+
+from experiments import compare
+from tea_jax.evaluation.matched_runs import train_matched
+from tea_jax.training.presets import PRESETS
+from tests.evaluation.test_matched_runs import preset, splits
+from tests.training import tiny
+
+
+def test_flags_override_the_preset():
+  chosen, dry_run = compare.parse(
+    ["--preset", "quickstart", "--rules", "tea:budget=64", "--seeds", "3", "4", "--steps", "7"]
+    + ["--optimizer.learning-rate", "2e-5", "--dry-run"]
+  )
+  assert dry_run
+  assert (chosen.rules, chosen.seeds, chosen.config.steps) == (("tea:budget=64",), (3, 4), 7)
+  assert chosen.config.optimizer.learning_rate == 2e-5
+  assert chosen.config.sampling == PRESETS["quickstart"].config.sampling
+
+
+def test_unknown_preset_and_rule_end_with_one_sentence(capsys):
+  assert compare.main(["--preset", "nope"]) == 2
+  assert "unknown preset 'nope'" in capsys.readouterr().err
+  assert compare.main(["--rules", "nope", "--dry-run"]) == 2
+  assert "nope" in capsys.readouterr().err
+
+
+def test_report_holds_tables_figures_and_notes(tmp_path):
+  pytest.importorskip("matplotlib")
+  runs = train_matched(
+    preset(tmp_path), policy=tiny.policy(), splits=splits(), reward=tiny.reward, say=lambda _: None
+  )
+  text = compare.report(runs, minutes=1.5).read_text()
+  for expected in ("bo16", "tea", "grpo", "base", "training reward of the last 10 steps", "1.5"):
+    assert expected in text
+  results = json.loads((tmp_path / "results.json").read_text())
+  assert results
+  assert len(list(tmp_path.glob("*.png"))) >= 2
