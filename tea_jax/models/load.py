@@ -140,7 +140,8 @@ def _load(
     config = gguf.config_from_gguf(file)
     options["shardings"] = sharding.param_shardings(abstract(config), config, mesh, rules)
     params = gguf.load_params(file, config, abstract(config), **options)
-    return config, params, tokenizer.tokenizer_from_gguf(file.metadata)
+    has_tokenizer = "tokenizer.ggml.model" in file.metadata
+    return config, params, tokenizer.tokenizer_from_gguf(file.metadata) if has_tokenizer else None
   config, found = hf.read_config(path)
   if found != head:
     raise ValueError(f"{path} holds a {found.replace('_', ' ')}, not a {head.replace('_', ' ')}.")

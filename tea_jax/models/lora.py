@@ -14,6 +14,7 @@ Source: arXiv 2106.09685, section 4.1; the rank-stabilised scale alpha / sqrt(ra
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -111,7 +112,17 @@ def kernel_shape(config: ModelConfig, target: str) -> tuple[int, int, int]:
   Raises:
     ValueError: if the model lacks it.
   """
-  kernels = abstract_params(config)["layers"][PARENTS[target]]
-  if target not in kernels:
+  shapes = _kernel_shapes(config)
+  if target not in shapes:
     raise ValueError(f"{config.architecture} has no projection {target!r} to adapt.")
-  return kernels[target]["kernel"].shape
+  return shapes[target]
+
+
+@functools.lru_cache
+def _kernel_shapes(config: ModelConfig) -> dict[str, tuple[int, int, int]]:
+  layers = abstract_params(config)["layers"]
+  return {
+    target: layers[parent][target]["kernel"].shape
+    for target, parent in PARENTS.items()
+    if target in layers[parent]
+  }
