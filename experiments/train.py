@@ -37,7 +37,8 @@ def parse(arguments: list[str]) -> tuple[RunConfig, bool]:
   elif known.config:
     base = load_config(known.config)
   about = f"{__doc__}\nAlso: --preset {{{','.join(PRESETS)}}}, --config FILE, --dry-run"
-  config = tyro.cli(RunConfig, args=flags, default=base, description=about)
+  prog = "python -m experiments.train"
+  config = tyro.cli(RunConfig, prog=prog, args=flags, default=base, description=about)
   return config, known.dry_run
 
 

@@ -21,6 +21,7 @@ from tea_jax.models.causal_lm import abstract_params
 from tea_jax.models.logprobs import group_logprobs
 from tea_jax.models.lora import LoraConfig, init_adapters, merge_adapters
 from tea_jax.models.policy import Policy
+from tea_jax.rollout.cache import bucket
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.rollout.types import Rollouts
@@ -117,6 +118,7 @@ def make_learner(
   optimizer = dataclasses.replace(
     config.optimizer, **{name: getattr(defaults, name) for name in dynamic}
   )
+  prompt_length = bucket(prompt_length, smallest=16)
   own = (id(tokenizer), sampling, lora, objective, optimizer, prompt_length, mesh)
   key = (*fields.items(), *own)
   if key not in _LEARNERS:

@@ -10,8 +10,8 @@ from tests.training import tiny
 
 
 def test_flags_override_the_preset():
-  config, dry = train.parse(["--preset", "quickstart", "--steps", "3", "--advantage.name", "grpo"])
-  assert (config.steps, config.advantage.name, config.sampling.num_rollouts) == (3, "grpo", 32)
+  config, dry = train.parse(["--preset", "quickstart", "--steps", "9", "--advantage.name", "grpo"])
+  assert (config.steps, config.advantage.name, config.sampling.num_rollouts) == (9, "grpo", 32)
   assert not dry
 
 
