@@ -110,7 +110,7 @@ def reward_distribution_figure(
     axis.axvline(values.mean(), color=colors[name], linewidth=0.8, linestyle=":")
     tail = np.sort(values[values >= start])
     above = np.arange(tail.size, 0, -1) / values.size
-    inset.plot(tail, above, color=colors[name], drawstyle="steps-post")
+    inset.plot(tail, above, color=colors[name], drawstyle="steps-pre")
   inset.set_yscale("log")
   inset.set_xlim(start, edges[-1])
   inset.set_title("upper tail: share at or above", fontsize="small")

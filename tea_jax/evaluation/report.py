@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tea_jax.evaluation import plots
+from tea_jax.evaluation.answers import accuracy_rows, is_checkable
 from tea_jax.evaluation.bootstrap import Interval
 from tea_jax.evaluation.comparison import Comparison, Runs, compare_runs
 from tea_jax.evaluation.diagnostics import gaussian_reference, qq_linearity
@@ -72,6 +73,10 @@ def write_report(
     sections += [f"Win / tie / loss over prompts, % against {name}:", rates_table(exact, name)]
   sections += ["## Best-of-N reward (grouped, as in the papers)", frontier_table(grouped)]
   sections += [difference_table(grouped, name) for name in baselines[:1]]
+  if is_checkable(runs):
+    header = ["method", "metric", *(f"k = {budget}" for budget in exact.budgets)]
+    rows = accuracy_rows(runs, exact.budgets)
+    sections += ["## Correct answers, %", markdown_table(header, rows)]
   sections += ["## Rewards and lengths", rewards_table(runs)]
   if figures:
     sections.append("![Reward distribution](reward_distribution.png)")

@@ -1,0 +1,148 @@
+"""Evaluates policies on the same held-out prompts: `python -m experiments.evaluate A B [flags]`.
+
+A policy is `[label=]name`: a model name, a Hugging Face folder, a GGUF file, or a run folder (its
+finished policy; the first run's config gives the defaults of the flags). `label=run1,run2` pools
+seeds. Writes records, report.md and figures; the same command again goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+
+import jax
+import tyro
+
+from tea_jax.compilation import enable_compilation_cache
+from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy, parameters_digest
+from tea_jax.evaluation.records import Records
+from tea_jax.evaluation.report import write_report
+from tea_jax.models.policy import Policy
+from tea_jax.rollout.engine import RolloutEngine
+from tea_jax.rollout.sampling import SamplingConfig
+from tea_jax.training import inputs
+from tea_jax.training import options as groups
+from tea_jax.training.config import RunConfig, load_config, to_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+  """How the policies are evaluated.
+
+  Attributes:
+    out: folder of the records and the report.
+    baselines: labels that the others are compared with; the first policy by default.
+    figures: draw figures (needs matplotlib).
+  """
+
+  out: str = "runs/evaluation"
+  baselines: tuple[str, ...] = ()
+  figures: bool = True
+  model: groups.ModelOptions = dataclasses.field(default_factory=groups.ModelOptions)
+  data: groups.DataOptions = dataclasses.field(default_factory=groups.DataOptions)
+  reward: groups.RewardOptions = dataclasses.field(default_factory=groups.RewardOptions)
+  sampling: groups.SamplingOptions = dataclasses.field(default_factory=groups.SamplingOptions)
+  evaluation: groups.EvaluationOptions = dataclasses.field(default_factory=groups.EvaluationOptions)
+
+
+def parse(arguments: list[str]) -> tuple[dict[str, list[str]], Flags]:
+  """`(label -> policies, flags)`; the defaults are those of the first run folder, if any."""
+  split = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+  policies: dict[str, list[str]] = {}
+  for word in arguments[:split]:
+    label, _, names = word.rpartition("=")
+    label = label or pathlib.Path(names).name
+    if label in policies:
+      raise ValueError(f"two policies are called '{label}'; write label=name")
+    policies[label] = names.split(",")
+  folders = [pathlib.Path(name) for names in policies.values() for name in names]
+  configs = [load_config(f / "config.yaml") for f in folders if (f / "config.yaml").is_file()]
+  shared = {
+    field.name: getattr(configs[0], field.name)
+    for field in dataclasses.fields(Flags)
+    if configs and field.name in RunConfig.__dataclass_fields__
+  }
+  flags = tyro.cli(Flags, args=arguments[split:], default=Flags(**shared), description=__doc__)
+  if not policies:
+    raise ValueError("name at least one policy, e.g. base=smollm2-135m-instruct")
+  return policies, flags
+
+
+def load(name: str, flags: Flags) -> Policy:
+  """The policy behind a name; of a run folder, the finished one."""
+  folder = pathlib.Path(name)
+  if (folder / "config.yaml").is_file():
+    if not (folder / "policy").is_dir():
+      raise ValueError(f"{name} holds no finished policy; let its run end first")
+    name = str(folder / "policy")
+  return inputs.load_run_policy(RunConfig(model=dataclasses.replace(flags.model, name=name)))
+
+
+def evaluate(label: str, policy: Policy, flags: Flags, splits: inputs.Splits, reward) -> Records:
+  """Records of one policy."""
+  options = flags.evaluation
+  prompts = inputs.encode(splits["test"][: options.num_prompts], policy, flags.data)
+  names = ("temperature", "top_k", "top_p", "min_p", "max_completion_length")
+  sampling = {name: getattr(flags.sampling, name) for name in names}
+  engine = RolloutEngine(
+    policy, SamplingConfig(**sampling), smallest_prompt=max(map(len, prompts.tokens))
+  )
+  sampler = engine_sampler(
+    engine,
+    policy.params,
+    prompts,
+    key=jax.random.key(options.seed),
+    num_samples=options.num_samples,
+    prompts_per_call=flags.data.prompts_per_step,
+    rollouts_per_call=flags.sampling.num_rollouts,
+  )
+  print(f"{label}: {len(prompts)} prompts x {options.num_samples} completions", flush=True)
+  return evaluate_policy(
+    sampler,
+    prompts.prompts,
+    reward,
+    folder=pathlib.Path(flags.out) / "records" / label,
+    num_samples=options.num_samples,
+    spec={"weights": parameters_digest(policy.params), "sampling": sampling, "seed": options.seed},
+    prompts_per_part=flags.data.prompts_per_step,
+    progress=lambda done, total: print(f"  {done}/{total}", flush=True),
+  )
+
+
+def main(arguments: list[str] | None = None) -> int:
+  try:
+    policies, flags = parse(sys.argv[1:] if arguments is None else arguments)
+    enable_compilation_cache()
+    splits = inputs.load_splits(flags.data)
+    reward = inputs.make_run_reward(RunConfig(reward=flags.reward))
+    runs: dict[str, list[Records]] = {}
+    for label, names in policies.items():
+      for index, name in enumerate(names):
+        folder = label if len(names) == 1 else f"{label}-{index}"
+        record = evaluate(folder, load(name, flags), flags, splits, reward)
+        runs.setdefault(label, []).append(record)
+    report = write_report(
+      flags.out,
+      runs,
+      baselines=flags.baselines or tuple(list(runs)[:1]),
+      title="Evaluation",
+      settings={
+        **{label: ", ".join(names) for label, names in policies.items()},
+        **{name: to_dict(getattr(flags, name)) for name in ("data", "reward", "sampling")},
+      },
+      budgets=flags.evaluation.budgets or None,
+      figures=flags.figures,
+    )
+  except (ValueError, FileNotFoundError, ImportError, MemoryError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("stopped; the same command goes on from here", file=sys.stderr)
+    return 130
+  print(f"report: {report}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
