@@ -1,11 +1,13 @@
 """Advantage rules: rewards of groups of rollouts in, advantages out."""
 
+from tea_jax.advantages.blended_influence import blended_influence
 from tea_jax.advantages.bon_rl import bon_rl
 from tea_jax.advantages.compute_aligned import cat_best_of_n, cat_majority, cat_pass_at_n
 from tea_jax.advantages.configs import (
   AdvantageConfig,
   AdvantageFlags,
   BestOfNOracleConfig,
+  BlendedInfluenceConfig,
   BonMaxMeanConfig,
   BonMaxSecondConfig,
   BonRlConfig,
@@ -44,6 +46,7 @@ __all__ = [
   "AdvantageFlags",
   "AdvantageRule",
   "BestOfNOracleConfig",
+  "BlendedInfluenceConfig",
   "BonMaxMeanConfig",
   "BonMaxSecondConfig",
   "BonRlConfig",
@@ -65,6 +68,7 @@ __all__ = [
   "append_rewards",
   "available_advantages",
   "best_of_n_oracle",
+  "blended_influence",
   "bon_max_mean",
   "bon_max_second",
   "bon_rl",

@@ -96,6 +96,21 @@ class TailInfluenceConfig(_Tail):
 
 
 @dataclasses.dataclass(frozen=True)
+class BlendedInfluenceConfig(_Config):
+  """Influence on the expected best of N, averaged over three laws fitted to the group."""
+
+  name: ClassVar[str] = "blended_influence"
+  budget: int = 128
+  """Rollouts at deployment of which the best is kept (N)."""
+  tail_fraction: float = 0.5
+  """Upper share of the group that the tail's law is fitted to; in (0, 0.5]."""
+  resampling_weight: float = 0.5
+  """Share of the bootstrap, the rest are Gaussians; in [0, 1]."""
+  scale_floor: float = 1e-12
+  """Smallest standard deviation of the Gaussians, in units of reward."""
+
+
+@dataclasses.dataclass(frozen=True)
 class GrpoConfig(_Standardization):
   """Reward minus the group's mean."""
 
@@ -242,6 +257,7 @@ AdvantageConfig = (
   | PrefixTeaConfig
   | SubsetTeaConfig
   | TailInfluenceConfig
+  | BlendedInfluenceConfig
   | GrpoConfig
   | RlooConfig
   | BonMaxMeanConfig
@@ -267,13 +283,15 @@ class AdvantageFlags:
   name: str = "tea"
   """Advantage rule; `tea_jax.available_advantages()` lists them."""
   tail_fraction: float | None = None
-  """Upper share of the group taken as tail, in (0, 0.5]. Rules: tea family."""
+  """Upper share of the group taken as tail, in (0, 0.5]. Rules: tea family, blended_influence."""
   budget: int | None = None
   """Rollouts at deployment (N). Rules: tea family, cat_*, best_of_n_oracle."""
   positive_part: bool | None = None
   """Take relu of the shaped reward. Rules: tea, prefix_tea, subset_tea."""
   scale_floor: float | None = None
   """Smallest standard deviation of the tail, in units of reward. Rules: tea family."""
+  resampling_weight: float | None = None
+  """Share of the bootstrap, in [0, 1]. Rules: blended_influence."""
   order: int | None = None
   """Powers of 1/m cancelled in the bias. Rules: prefix_tea, subset_tea."""
   fractions: tuple[float, ...] | None = None

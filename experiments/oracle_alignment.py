@@ -1,0 +1,149 @@
+"""How well advantage rules point along the best-of-N gradient (Table 13).
+
+  python -m experiments.oracle_alignment --synthetic
+
+Synthetic pools of known shapes with orthonormal scores: for every rule, pool and group size m the
+cosine to the exact best-of-N gradient, mean and standard error over seeds, with the published
+numbers beside. Writes alignment.csv, alignment.json, alignment.png and report.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import rich.console
+import rich.table
+import tyro
+
+from tea_jax.advantages import GroupRule
+from tea_jax.evaluation import alignment, alignment_report, synthetic_pools
+from tea_jax.training.presets import parse_rule
+
+RULES = (
+  "grpo",
+  "grpo:normalize=true",
+  "rloo",
+  "bon_max_mean",
+  "bon_max_second",
+  "max_at_k",
+  "max_at_k:leave_one_out=true,normalize=false",
+  "bon_rl",
+  "cat_best_of_n",
+  "best_of_n_oracle",
+  "tea",
+  "tea:tail_fraction=0.125",
+  "prefix_tea",
+  "subset_tea",
+  "tail_influence",
+  "tail_influence:tail_fraction=0.125",
+  "tail_influence:tail_fraction=0.5",
+  "blended_influence",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+  synthetic: bool = False
+  """Pools of known shapes with orthonormal scores."""
+  rules: tuple[str, ...] = RULES
+  """Rules, each `name` or `name:argument=value,...`; "best_of_n_oracle" takes the group as pool."""
+  pools: tuple[str, ...] = synthetic_pools.DEFAULT_POOLS
+  """Shapes of the rewards."""
+  num_rollouts: tuple[int, ...] = alignment.PUBLISHED_SIZES
+  """Group sizes m."""
+  budget: int = alignment.PUBLISHED_BUDGET
+  """N of the oracle, and of the rules that have a budget and do not name one."""
+  num_prompts: int = 32
+  """Prompts that one gradient is summed over."""
+  pool_size: int = 512
+  """Rollouts that stand for the policy at a prompt."""
+  num_seeds: int = 40
+  """Independent draws of pools and groups."""
+  location_spread: float = 2.0
+  """Standard deviation of the prompts' locations."""
+  scale_spread: float = 0.5
+  """Standard deviation of the logarithm of the prompts' scales."""
+  seed: int = 0
+  """Of all random numbers."""
+  compare: str | None = "blended_influence"
+  """Rule whose paired differences to the best other one are reported; None for none."""
+  output: str = "runs/oracle_alignment"
+  """Folder of the results."""
+  figure: bool = True
+  """Draw alignment.png."""
+
+
+def build_rules(flags: Flags) -> dict[str, GroupRule]:
+  """The rules by their text, with the budget of the study where they have one."""
+  rules = {}
+  for text in flags.rules:
+    parsed = parse_rule(text)
+    try:
+      rules[text] = dataclasses.replace(parsed, budget=parsed.budget or flags.budget).build()
+    except ValueError as error:
+      if "no argument 'budget'" not in str(error) and parsed.budget is None:
+        raise
+      rules[text] = parsed.build()
+  return rules
+
+
+def synthetic_study(flags: Flags) -> alignment_report.Study:
+  rules = build_rules(flags)
+  key = jax.random.key(flags.seed)
+  study = {pool: {} for pool in flags.pools}
+  for num_rollouts in flags.num_rollouts:
+    evaluate = alignment.make_alignment(rules, num_rollouts=num_rollouts, budget=flags.budget)
+    for index, pool in enumerate(flags.pools):
+      pool_key, group_key = jax.random.split(jax.random.fold_in(key, index))
+      keys = jax.random.split(pool_key, flags.num_seeds)
+      pools = jnp.stack([draw_pool(flags, pool, k) for k in keys])
+      study[pool][num_rollouts] = evaluate(group_key, pools)
+  return study
+
+
+def draw_pool(flags: Flags, pool: str, key: jax.Array) -> jax.Array:
+  return synthetic_pools.synthetic_pools(
+    key,
+    pool,
+    num_prompts=flags.num_prompts,
+    pool_size=flags.pool_size,
+    location_spread=flags.location_spread,
+    scale_spread=flags.scale_spread,
+  )
+
+
+def show(study: alignment_report.Study, sizes: tuple[int, ...]) -> None:
+  tables = {pool: alignment_report.alignment_rows(study, pool) for pool in study}
+  tables["published, on a 1B language model"] = alignment_report.published_rows(list(sizes))
+  for title, rows in tables.items():
+    table = rich.table.Table("rule", *(f"m={m}" for m in sizes), title=title, title_justify="left")
+    for name, *cells in rows:
+      table.add_row(name, *(f"[bold]{c.strip('*')}[/]" if "**" in c else c for c in cells))
+    rich.console.Console(width=132).print(table)
+
+
+def main(arguments: list[str] | None = None) -> int:
+  flags = tyro.cli(Flags, args=arguments, description=__doc__)
+  start = time.perf_counter()
+  try:
+    if not flags.synthetic:
+      raise ValueError("say --synthetic: pools of known shapes are the only source so far")
+    study = synthetic_study(flags)
+  except ValueError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  show(study, flags.num_rollouts)
+  settings = dataclasses.asdict(flags) | {"seconds": round(time.perf_counter() - start, 1)}
+  report = alignment_report.write_alignment(
+    study, flags.output, settings=settings, compare=flags.compare, figure=flags.figure
+  )
+  print(f"report: {report}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
