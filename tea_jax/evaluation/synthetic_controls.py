@@ -23,11 +23,12 @@ from scipy import special
 
 from tea_jax.tail import expected_maximum, tail_constants, tail_count
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
 # The density beyond is 1e-20 of its largest value.
 _END = 9.5
 # Regressions are only fitted where there are this many trials for each coefficient.
 _TRIALS_PER_CONTROL = 20
+_DEGREE = 4
 
 
 def _density(values: np.ndarray) -> np.ndarray:
@@ -43,7 +44,7 @@ def expected_gradient(
 ) -> Float[np.ndarray, "*batch dim"]:
   """E[psi(r; eta) s(r)] over r ~ N(0, 1) for given tails eta, by Gauss-Legendre quadrature.
 
-  The integrand vanishes below the threshold and is smooth above, so that 64 nodes reach rounding.
+  The integrand vanishes below the threshold and is smooth above, so that 48 nodes reach rounding.
 
   Args:
     tails: `[..., 3]` threshold, mean, scale; thresholds below 9.5.
@@ -90,11 +91,19 @@ def influence_gradient(
   return (influence * _density(grid) * step) @ score(grid)
 
 
-def order_statistic_moments(num_rollouts: int, count: int) -> tuple[float, float, float]:
-  """Mean, standard deviation and skewness of the `count`-th largest of N(0, 1) draws.
+def order_statistic_moments(
+  num_rollouts: int, count: int
+) -> tuple[float, float, Float[np.ndarray, "5"]]:
+  """Mean, standard deviation and standardised moments of an order statistic of N(0, 1).
 
-  By the trapezoidal rule on its density; the integrand is analytic, so that it converges to
-  rounding.
+  By the trapezoidal rule on its density, which is analytic: it converges to rounding.
+
+  Args:
+    num_rollouts: n, the number of draws.
+    count: which one, 1 for the largest.
+
+  Returns:
+    Mean, standard deviation, and E u^0..E u^4 of the standardised order statistic u.
   """
   grid = np.linspace(-12.0, 12.0, 48001)
   log_density = (
@@ -106,7 +115,52 @@ def order_statistic_moments(num_rollouts: int, count: int) -> tuple[float, float
   weights /= weights.sum()
   mean = float(weights @ grid)
   deviation = float(np.sqrt(weights @ np.square(grid - mean)))
-  return mean, deviation, float(weights @ ((grid - mean) / deviation) ** 3)
+  standard = (grid - mean) / deviation
+  return mean, deviation, np.array([weights @ standard**power for power in range(5)])
+
+
+def _excess_moments(
+  threshold: Float[np.ndarray, "trials"],
+) -> tuple[np.ndarray, np.ndarray, dict[tuple[int, int], np.ndarray]]:
+  """Mean, variance and E x^i y^j of N(0, 1) above a threshold: x its deviation, y = x^2 - E x^2."""
+  nodes, weights = np.polynomial.legendre.leggauss(32)
+  half_width = (_END - threshold[:, None]) / 2.0
+  values = threshold[:, None] + half_width * (nodes + 1.0)
+  density = _density(values) * weights
+  density /= density.sum(axis=-1, keepdims=True)
+  mean = np.sum(density * values, axis=-1)
+  x = values - mean[:, None]
+  variance = np.sum(density * x**2, axis=-1)
+  y = x**2 - variance[:, None]
+  moments = {}
+  weighted_x = density
+  for i in range(_DEGREE + 1):
+    weighted = weighted_x
+    for j in range(_DEGREE + 1 - i):
+      if i + j >= 2:
+        moments[i, j] = np.sum(weighted, axis=-1)
+      weighted = weighted * y
+    weighted_x = weighted_x * x
+  return mean, variance, moments
+
+
+def _moments_of_means(
+  moments: dict[tuple[int, int], np.ndarray], draws: int
+) -> dict[tuple[int, int], np.ndarray]:
+  """E a^i b^j for the means a, b of `draws` independent pairs with E x^i y^j = `moments`."""
+  result = {(0, 1): np.zeros(1), (1, 0): np.zeros(1)}
+  xx, xy, yy = moments[2, 0], moments[1, 1], moments[0, 2]
+  pairings = {
+    (4, 0): 3.0 * xx * xx,
+    (3, 1): 3.0 * xx * xy,
+    (2, 2): xx * yy + 2.0 * xy * xy,
+    (1, 3): 3.0 * xy * yy,
+    (0, 4): 3.0 * yy * yy,
+  }
+  for powers, moment in moments.items():
+    total = moment + (draws - 1) * pairings[powers] if powers in pairings else moment
+    result[powers] = total / float(draws) ** (sum(powers) - 1)
+  return result
 
 
 def tail_controls(
@@ -115,10 +169,10 @@ def tail_controls(
   """Functions of the empirical tail of `num_rollouts` draws of N(0, 1) with expectation zero.
 
   The threshold q is an order statistic, whose moments are integrals. Given q, the k - 1 rewards
-  above are independent draws of N(0, 1) truncated at q, so that their first two power means have
-  a known conditional mean and covariance, of which the empirical mean and scale are functions.
-  Returned are the standardised deviations of q (u) and of the power means (a, b), their products
-  and powers up to order two, and those times u, each minus its expectation.
+  above are independent draws of N(0, 1) truncated at q: the joint moments of their mean and mean
+  square, of which the empirical mean and scale are functions, are known. With u, a, b the
+  standardised deviations of threshold, mean and mean square, the controls are all u^i a^j b^l of
+  degree 1 to 4, each minus its expectation (given q, where j + l > 0).
 
   Args:
     tails: `[trials, 3]` threshold, mean, scale of the k largest.
@@ -126,31 +180,27 @@ def tail_controls(
     tail_fraction: alpha; k = ceil(alpha n).
 
   Returns:
-    `[trials, 15]`, float64; 3 controls where the tail has fewer than 4 rewards.
+    `[trials, 34]`, float64; only the 4 powers of u where the tail has fewer than 4 rewards.
   """
   count = tail_count(num_rollouts, tail_fraction)
   threshold, mean, scale = np.asarray(tails, np.float64).T
-  center, deviation, skewness = order_statistic_moments(num_rollouts, count)
+  center, deviation, powers_of_u = order_statistic_moments(num_rollouts, count)
   u = (threshold - center) / deviation
-  columns = [u, u**2 - 1.0, u**3 - skewness]
-  above = count - 1
-  if above < 3:
+  columns = [u**i - powers_of_u[i] for i in range(1, _DEGREE + 1)]
+  draws = count - 1
+  if draws < 3:
     return np.stack(columns, axis=-1)
 
-  mills = np.exp(-0.5 * threshold**2 - special.log_ndtr(-threshold)) / np.sqrt(2.0 * np.pi)
-  first = mills
-  second = 1.0 + threshold * mills
-  third = 2.0 * first + threshold**2 * mills
-  fourth = 3.0 * second + threshold**3 * mills
-  variances = (second - first**2, fourth - second**2)
-  correlation = (third - first * second) / np.sqrt(variances[0] * variances[1])
-  mean_above = (count * mean - threshold) / above
-  square_above = (count * (scale**2 + mean**2) - threshold**2) / above
-  a = (mean_above - first) / np.sqrt(variances[0] / above)
-  b = (square_above - second) / np.sqrt(variances[1] / above)
-  conditional = [a, b, a**2 - 1.0, b**2 - 1.0, a * b - correlation]
-  columns += conditional + [u * column for column in conditional]
-  columns += [u**2 * a, u**2 * b]
+  expected_mean, variance, moments = _excess_moments(threshold)
+  first = (count * mean - threshold) / draws
+  second = (count * (scale**2 + mean**2) - threshold**2) / draws
+  a = first - expected_mean
+  b = second - 2.0 * expected_mean * first + expected_mean**2 - variance
+  known = _moments_of_means(moments, draws)
+  unit_a, unit_b = np.sqrt(known[2, 0]), np.sqrt(known[0, 2])
+  for (j, l), expectation in known.items():
+    product = (a**j * b**l - expectation) / (unit_a**j * unit_b**l)
+    columns += [u**i * product for i in range(_DEGREE - j - l + 1)]
   return np.stack(columns, axis=-1)
 
 

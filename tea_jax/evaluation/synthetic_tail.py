@@ -26,7 +26,7 @@ import json
 import math
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -82,7 +82,9 @@ class DiagnosticConfig:
     num_rollouts: m, the group sizes of TEA, tail-influence and subset-averaged Prefix-TEA.
     prefix_num_rollouts: m, the group sizes of Prefix-TEA. Below 128 its smallest prefix has so few
       tail rollouts that its variance does not exist.
-    trials: groups in each cell.
+    trials: groups in each cell, at least.
+    prefix_rollouts: rollouts in each Prefix-TEA cell, at least: more groups where they are small,
+      since the bias that is to be told from noise there falls with m^-3.
     seed: of every random number.
   """
 
@@ -100,6 +102,7 @@ class DiagnosticConfig:
   num_rollouts: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096)
   prefix_num_rollouts: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
   trials: int = 16384
+  prefix_rollouts: int = 1 << 25
   seed: int = 0
 
   def __post_init__(self) -> None:
@@ -160,6 +163,13 @@ def diagnostic_cells(config: DiagnosticConfig) -> list[Cell]:
   return sorted(cells, key=lambda cell: -cell.num_rollouts * cost[cell.estimator])
 
 
+def cell_trials(config: DiagnosticConfig, cell: Cell) -> int:
+  """Groups that a cell simulates."""
+  if cell.estimator not in _PREFIX:
+    return config.trials
+  return max(config.trials, config.prefix_rollouts // cell.num_rollouts)
+
+
 def _prefix_options(config: DiagnosticConfig, estimator: str) -> tuple[int, tuple[float, ...]]:
   if estimator == "subset_averaged":
     return config.subset_order, config.subset_fractions
@@ -178,7 +188,7 @@ def cell_sizes(config: DiagnosticConfig, cell: Cell) -> tuple[tuple[int, ...], n
 
 def cell_settings(config: DiagnosticConfig, cell: Cell) -> dict[str, Any]:
   """The settings on which a cell depends, and no others: what a stored result is valid for."""
-  fields = ["tail_fraction", "budget", "scale_floor", "score", "trials", "seed"]
+  fields = ["tail_fraction", "budget", "scale_floor", "score", "seed"]
   if cell.estimator not in ("tea", "tail_influence"):
     fields.append("objective")
   settings = {name: getattr(config, name) for name in fields}
@@ -186,7 +196,7 @@ def cell_settings(config: DiagnosticConfig, cell: Cell) -> dict[str, Any]:
     settings["order"], settings["fractions"] = _prefix_options(config, cell.estimator)
   if cell.estimator == "subset_averaged":
     settings["num_orders"] = config.num_orders
-  return {**settings, **cell._asdict(), "schema": _SCHEMA}
+  return {**settings, **cell._asdict(), "trials": cell_trials(config, cell), "schema": _SCHEMA}
 
 
 def cell_name(config: DiagnosticConfig, cell: Cell) -> str:
@@ -206,7 +216,7 @@ def target_gradient(config: DiagnosticConfig) -> Float[np.ndarray, "2"]:
   """E[psi(r; eta) s(r)] over N(0, 1) at the population tail: what TEA and Prefix-TEA estimate."""
   return controls.expected_gradient(
     population_tail(config.tail_fraction)[None],
-    functools.partial(SCORES[config.score], xp=np),
+    lambda values: SCORES[config.score](values, np),
     tail_fraction=config.tail_fraction,
     budget=config.budget,
   )[0]
@@ -220,7 +230,7 @@ def influence_gradient(config: DiagnosticConfig) -> Float[np.ndarray, "2"]:
   for the scores of a Gaussian family, in which both extrapolations are exact, the two agree.
   """
   return controls.influence_gradient(
-    functools.partial(SCORES[config.score], xp=np), budget=config.budget
+    lambda values: SCORES[config.score](values, np), budget=config.budget
   )
 
 
@@ -234,10 +244,10 @@ def cell_target(config: DiagnosticConfig, cell: Cell) -> Float[np.ndarray, "2"]:
 class _Trial(NamedTuple):
   """One group: the estimate, the terms of its expectation, and what controls their noise."""
 
-  estimate: Array  # [2]
-  terms: Array  # [num_sizes, 2], not used by the prefix estimators
-  oracles: Array  # [num_controls], with a mean that is known
-  tails: Array  # [num_sizes, 3]
+  estimate: Array | np.ndarray  # [2]
+  terms: Array | np.ndarray  # [num_sizes, 2], not used by the prefix estimators
+  oracles: Array | np.ndarray  # [num_controls], with a mean that is known
+  tails: Array | np.ndarray  # [num_sizes, 3]
 
 
 def _one_group(
@@ -290,29 +300,45 @@ def _one_group(
   return _Trial(estimate, terms, jnp.concatenate(oracles), stacked)
 
 
-def run_trials(
-  config: DiagnosticConfig, cell: Cell, progress: Callable[[float], None] | None = None
-) -> _Trial:
-  """Runs a cell's estimator on `config.trials` groups; arrays lead with the trial, on the host.
+def _trial_chunks(config: DiagnosticConfig, cell: Cell) -> Iterator[_Trial]:
+  """Runs a cell's estimator group by group; arrays lead with the trial, float64 on the host.
 
   Groups of a chunk share their random orders: rollouts are exchangeable, so given any orders the
   estimator has the same mean, and the variance is averaged over the orders of the chunks.
   """
-  chunk = min(config.trials, max(1, _ELEMENTS_PER_CHUNK // cell.num_rollouts))
-  num_chunks = math.ceil(config.trials / chunk)
+  trials = cell_trials(config, cell)
+  chunk = min(trials, max(1, _ELEMENTS_PER_CHUNK // cell.num_rollouts))
   one_group = functools.partial(_one_group, config=config, cell=cell)
   step = jax.jit(jax.vmap(one_group, in_axes=(0, None)))
   root = jax.random.key(config.seed)
   for salt in (zlib.crc32(cell.estimator.encode()), cell.num_rollouts):
     root = jax.random.fold_in(root, salt)
-  chunks = []
-  for index in range(num_chunks):
+  for index, start in enumerate(range(0, trials, chunk)):
     orders_key, groups_key = jax.random.split(jax.random.fold_in(root, index))
-    chunks.append(jax.device_get(step(jax.random.split(groups_key, chunk), orders_key)))
-    if progress is not None:
-      progress((index + 1) / num_chunks)
-  merged = (np.concatenate(parts)[: config.trials] for parts in zip(*chunks, strict=True))
-  return _Trial(*(np.asarray(part, np.float64) for part in merged))
+    raw = jax.device_get(step(jax.random.split(groups_key, chunk), orders_key))
+    yield _Trial(*(np.asarray(part[: trials - start], np.float64) for part in raw))
+
+
+def _response_and_features(
+  config: DiagnosticConfig, cell: Cell, trials: _Trial, target: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """What has the estimator's bias as its mean, and what has mean zero, for each trial."""
+  sizes, weights = cell_sizes(config, cell)
+  terms = np.asarray(trials.terms)
+  if cell.estimator in _PREFIX:
+    terms = controls.expected_gradient(
+      np.asarray(trials.tails),
+      lambda values: SCORES[config.score](values, np),
+      tail_fraction=config.tail_fraction,
+      budget=config.budget,
+    )
+  response = np.einsum("j,tjd->td", weights, terms) - target
+  features = [np.asarray(trials.oracles) - _known_means(cell, target, len(sizes))]
+  features += [
+    controls.tail_controls(np.asarray(trials.tails[:, j]), size, config.tail_fraction)
+    for j, size in enumerate(sizes)
+  ]
+  return response, np.concatenate(features, axis=-1)
 
 
 def simulate_cell(
@@ -329,36 +355,26 @@ def simulate_cell(
     `CellResult`; the same for the same config.
   """
   start = time.perf_counter()
-  trials = run_trials(config, cell, progress)
   target = cell_target(config, cell)
-  sizes, weights = cell_sizes(config, cell)
-  terms = np.asarray(trials.terms)
-  if cell.estimator in _PREFIX:
-    terms = controls.expected_gradient(
-      np.asarray(trials.tails),
-      functools.partial(SCORES[config.score], xp=np),
-      tail_fraction=config.tail_fraction,
-      budget=config.budget,
-    )
-  response = np.einsum("j,tjd->td", weights, terms) - target
-  known = _known_means(config, cell, target, len(sizes))
-  features = [np.asarray(trials.oracles) - known]
-  features += [
-    controls.tail_controls(trials.tails[:, j], size, config.tail_fraction)
-    for j, size in enumerate(sizes)
-  ]
-  bias, bias_covariance = controls.controlled_mean(response, np.concatenate(features, axis=-1))
-
-  estimates = np.asarray(trials.estimate)
+  total, done = cell_trials(config, cell), 0
+  parts = []
+  for chunk in _trial_chunks(config, cell):
+    response, features = _response_and_features(config, cell, chunk, target)
+    parts.append((np.asarray(chunk.estimate), response, features))
+    done += len(response)
+    if progress is not None:
+      progress(done / total)
+  estimates, response, features = (np.concatenate(part) for part in zip(*parts, strict=True))
+  bias, bias_covariance = controls.controlled_mean(response, features)
   plain_bias, plain_covariance = controls.controlled_mean(estimates - target, None)
   squares = np.sum(np.square(estimates - estimates.mean(axis=0)), axis=-1)
   return CellResult(
     estimator=cell.estimator,
     num_rollouts=cell.num_rollouts,
-    trials=config.trials,
+    trials=total,
     target=target.tolist(),
-    variance=float(squares.sum() / (len(squares) - 1)),
-    variance_error=float(squares.std() / math.sqrt(len(squares))),
+    variance=float(squares.sum() / (total - 1)),
+    variance_error=float(squares.std() / math.sqrt(total)),
     bias=bias.tolist(),
     bias_covariance=bias_covariance.tolist(),
     plain_bias=plain_bias.tolist(),
@@ -367,9 +383,7 @@ def simulate_cell(
   )
 
 
-def _known_means(
-  config: DiagnosticConfig, cell: Cell, target: np.ndarray, num_sizes: int
-) -> Sequence[float] | np.ndarray:
+def _known_means(cell: Cell, target: np.ndarray, num_sizes: int) -> np.ndarray:
   """Expectations of `_Trial.oracles`: at the population tail the estimators are unbiased."""
   if cell.estimator in _PREFIX:
     return np.zeros(0)
