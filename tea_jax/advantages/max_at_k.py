@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -58,17 +60,20 @@ def max_at_k(
     num_rollouts = group.rewards.shape[-1]
     size = _subset_size(k, num_rollouts, leave_one_out)
     ascending, order = sort_rewards(group.rewards)
-    table = _gap_weights(num_rollouts, size, leave_one_out)
     gaps = jnp.diff(ascending, axis=-1)
-    growth = jnp.cumsum(gaps * _rows(table, group), -1)
+    weights = _rows(lambda n: _gap_weights(n, num_rollouts, size, leave_one_out), group)
+    growth = jnp.cumsum(gaps * weights, -1)
     transformed = jnp.concatenate([jnp.zeros_like(ascending[..., :1]), growth], -1)
     if not normalize and not leave_one_out:
-      lowest = _rows(_lowest_weights(num_rollouts, size), group)
+      lowest = _rows(lambda n: _lowest_weights(n, num_rollouts, size), group)
       transformed = transformed + group_sum(lowest * ascending, None)
     transformed = unsort(transformed, order)
     if not normalize:
       return transformed
-    return standardize(transformed, group, ddof=ddof, epsilon=epsilon)
+    # The transformed rewards of a constant group are k / m times the reward: the offset that the
+    # gaps leave out.
+    magnitude = jnp.max(jnp.abs(group.rewards), -1, keepdims=True) * (size / num_rollouts)
+    return standardize(transformed, group, ddof=ddof, epsilon=epsilon, magnitude=magnitude)
 
   def smallest_group(num_rollouts: int) -> int:
     # With all of the group in the one subset, the plain transformed rewards are all equal.
@@ -113,37 +118,31 @@ def _log_binomial(n, k) -> np.ndarray:
   return np.where(inside, value, -np.inf)
 
 
-def _binomial_ratio(upper, lower, count, k) -> np.ndarray:
-  """C(upper, lower) / C(count, k), 0 where count < k."""
-  denominator = _log_binomial(count, k)
-  return np.where(
-    np.isfinite(denominator),
-    np.exp(_log_binomial(upper, lower) - np.where(np.isfinite(denominator), denominator, 0)),
-    0.0,
-  )
+def _weights(upper, lower, count, k: int, counted) -> np.ndarray:
+  """C(upper, lower) / C(count, k) where `counted` and count >= k, else 0."""
+  legal = counted & (count >= k)
+  log_weight = _log_binomial(upper, lower) - np.where(count >= k, _log_binomial(count, k), 0)
+  return np.where(legal, np.exp(np.where(legal, log_weight, 0)), 0.0)
 
 
-def _gap_weights(num_rollouts: int, k: int, leave_one_out: bool) -> np.ndarray:
-  """`[m + 1, m - 1]`: row n holds the weights of the gaps above the i-th of n, i = 1 ... m-1."""
-  count = np.arange(num_rollouts + 1)[:, None]
-  rank = np.arange(1, num_rollouts)[None, :]
-  upper = rank if leave_one_out else rank - 1
-  return np.where(rank < count, _binomial_ratio(upper, k - 1, count, k), 0.0)
+def _gap_weights(counts: np.ndarray, num_rollouts: int, k: int, leave_one_out: bool) -> np.ndarray:
+  """`[len(counts), m - 1]`: weights of the gaps above the i-th of n, for n in `counts`."""
+  count, rank = counts[:, None], np.arange(1, num_rollouts)[None, :]
+  return _weights(rank if leave_one_out else rank - 1, k - 1, count, k, rank < count)
 
 
-def _lowest_weights(num_rollouts: int, k: int) -> np.ndarray:
-  """`[m + 1, m]`: row n holds the weights of the ascending rewards in T of the lowest one."""
-  count = np.arange(num_rollouts + 1)[:, None]
-  rank = np.arange(1, num_rollouts + 1)[None, :]
+def _lowest_weights(counts: np.ndarray, num_rollouts: int, k: int) -> np.ndarray:
+  """`[len(counts), m]`: weights of the ascending rewards in the T of the lowest."""
+  count, rank = counts[:, None], np.arange(1, num_rollouts + 1)[None, :]
   if k == 1:
     return np.where(rank == 1, 1.0, 0.0) / np.maximum(count, 1)
-  weights = _binomial_ratio(rank - 2, k - 2, count, k)
-  return np.where((rank >= k) & (rank <= count), weights, 0.0)
+  return _weights(rank - 2, k - 2, count, k, (rank >= k) & (rank <= count))
 
 
-def _rows(table: np.ndarray, group: Group) -> Array:
-  """The table's row of each group's size: static when every rollout counts."""
+def _rows(table: Callable[[np.ndarray], np.ndarray], group: Group) -> Array:
+  """The weights for each group's size: one row when every rollout counts, else a table of all."""
   dtype = group.rewards.dtype
   if group.where is None:
-    return jnp.asarray(table[group.count], dtype)
-  return jnp.asarray(table, dtype)[group.count[..., 0]]
+    return jnp.asarray(table(np.array([group.count]))[0], dtype)
+  rows = table(np.arange(group.rewards.shape[-1] + 1))
+  return jnp.asarray(rows, dtype)[group.count[..., 0]]

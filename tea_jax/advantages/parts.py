@@ -43,18 +43,23 @@ def centre(values: Array, group: Group) -> Array:
   return (difference - group_mean(difference, group)) / shrink
 
 
-def standardize(values: Array, group: Group, *, ddof: int, epsilon: float) -> Array:
+def standardize(
+  values: Array, group: Group, *, ddof: int, epsilon: float, magnitude: Array | None = None
+) -> Array:
   """(values - mean) / (std + epsilon), 0 where the spread is rounding error.
 
   Two passes: the mean is taken off before squaring. A standard deviation below 8 units in the last
-  place of the largest value is noise, which dividing would blow up to advantages of order one.
+  place of the largest value is noise, which dividing would blow up to advantages of order one;
+  `magnitude`, `[..., 1]`, is that value where an offset has already been taken off.
   """
   centred = centre(values, group)
   if group.where is not None:
     centred = jnp.where(group.where, centred, 0)
   variance = jnp.sum(centred**2, -1, keepdims=True) / jnp.maximum(group.count - ddof, 1)
   deviation = jnp.sqrt(variance)
-  noise = 8 * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values), -1, keepdims=True)
+  if magnitude is None:
+    magnitude = jnp.max(jnp.abs(values), -1, keepdims=True)
+  noise = 8 * jnp.finfo(values.dtype).eps * magnitude
   spread = deviation > noise
   return jnp.where(spread, centred / jnp.where(spread, deviation + epsilon / group.scale, 1), 0)
 

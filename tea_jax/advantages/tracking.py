@@ -71,6 +71,7 @@ def append_rewards(
   where: Bool[Array, "*batch num_rollouts"] | None = None,
 ) -> RewardBuffer:
   """Appends rewards in order; those outside `where` are left out, the oldest are dropped."""
+  buffer = RewardBuffer(*map(jnp.asarray, buffer))  # restored checkpoints hold numpy arrays
   capacity = buffer.rewards.shape[0]
   flat = jax.lax.stop_gradient(jnp.asarray(rewards)).reshape(-1).astype(jnp.float32)
   counts = jnp.ones(flat.shape, bool) if where is None else jnp.asarray(where).reshape(-1)
@@ -121,6 +122,7 @@ def reward_quantiles(
     raise ValueError(f"decay={decay} must be in (0, 1]")
   if smoothing < 0:
     raise ValueError(f"smoothing={smoothing} must not be negative")
+  buffer = RewardBuffer(*map(jnp.asarray, buffer))
   capacity = buffer.rewards.shape[0]
   filled = jnp.arange(capacity) < buffer.total
   age = jnp.asarray(step, jnp.int32) - buffer.steps
