@@ -9,6 +9,7 @@ Axes: P prompts, m rollouts of each, R = P m rows, K key heads, H head width, T_
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -53,17 +54,30 @@ class Prefill(NamedTuple):
 def decode_weights(config: ModelConfig, params: Params, dtype: Any) -> Params:
   """`params` laid out for decoding: a tuple of layers, fused projections, kernels `[out, in]`.
 
-  Few rows meet each kernel at a step, so reading and packing it is the cost; Eigen packs
-  `[out, in]` faster than `[in, out]`. Run it in a jit of its own, or XLA undoes the layout.
+  Few rows meet each kernel at a step, so reading and packing it is the cost, and Eigen packs
+  `[out, in]` faster than `[in, out]`. Call it outside the jit that decodes, or XLA undoes the
+  layout; it compiles one layer and runs it for each.
   """
   layers = tuple(
-    fuse_projections(jax.tree.map(lambda leaf, index=index: leaf[index], params["layers"]), dtype)
-    for index in range(config.num_layers)
+    _decode_layer(params["layers"], index, jnp.dtype(dtype)) for index in range(config.num_layers)
   )
   rest = {name: value for name, value in params.items() if name != "layers"}
+  return {**_decode_rest(rest, jnp.dtype(dtype)), "layers": layers}
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _decode_layer(layers: Params, index: int, dtype: Any) -> Params:
+  def take(leaf: Array) -> Array:
+    return jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False)
+
+  return dict(fuse_projections(jax.tree.map(take, layers), dtype))
+
+
+def _decode_rest(rest: Params, dtype: Any) -> Params:
+  # Not jitted: what needs no change, such as a tied float32 embedding, is not copied.
   if "lm_head" in rest:
     rest["lm_head"] = {"kernel_transposed": rest["lm_head"]["kernel"].T}
-  return {**cast_matrices(rest, dtype), "layers": layers}
+  return dict(cast_matrices(rest, dtype))
 
 
 def empty_cache(config: ModelConfig, rows: int, length: int, dtype: Any) -> Cache:

@@ -181,19 +181,21 @@ def block(
 def fuse_projections(weights: Weights, dtype: Any) -> Weights:
   """One layer for decoding: query/key/value and gate/up as one kernel each, `[out, in]`."""
 
-  def fused(parts: list[Weights]) -> Weights:
-    return {name: jnp.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
-
-  def transposed(part: Weights) -> Weights:
-    return {"kernel_transposed": part["kernel"].T, **{n: part[n] for n in part if n != "kernel"}}
+  def transposed(parts: list[Weights]) -> Weights:
+    fused = {"kernel_transposed": jnp.concatenate([part["kernel"].T for part in parts])}
+    if "bias" in parts[0]:
+      fused["bias"] = jnp.concatenate([part["bias"] for part in parts])
+    return fused
 
   attention, feed_forward = dict(weights["attention"]), dict(weights["mlp"])
   parts = [attention.pop(name) for name in ("query", "key", "value")]
-  attention["query_key_value"] = transposed(fused(parts))
-  attention["output"] = transposed(attention["output"])
+  attention["query_key_value"] = transposed(parts)
+  attention["output"] = transposed([attention["output"]])
   if "gate" in feed_forward:
-    feed_forward["gate_up"] = fused([feed_forward.pop("gate"), feed_forward.pop("up")])
-  feed_forward = {name: transposed(part) for name, part in feed_forward.items()}
+    feed_forward["gate_up"] = transposed([feed_forward.pop("gate"), feed_forward.pop("up")])
+  else:
+    feed_forward["up"] = transposed([feed_forward["up"]])
+  feed_forward["down"] = transposed([feed_forward["down"]])
   return cast_matrices({**weights, "attention": attention, "mlp": feed_forward}, dtype)
 
 

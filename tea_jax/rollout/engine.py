@@ -113,7 +113,6 @@ class RolloutEngine:
     self.stop_tokens = tuple(stop_tokens)
     self.max_rows, self.memory, self.segment = max_rows, memory, segment
     self.smallest_prompt = smallest_prompt
-    self._prepare = jax.jit(policy.decode_weights)
     self._start = jax.jit(self._start_group, static_argnames=("rollouts", "length"))
     self._advance = jax.jit(self._advance_group, donate_argnames=("state",))
 
@@ -161,7 +160,7 @@ class RolloutEngine:
       logprobs=np.zeros(shape, np.float32),
       sampling_logprobs=np.zeros(shape, np.float32),
     )
-    weights = self._prepare(params)
+    weights = self.policy.decode_weights(params)
     rows_done = 0
     for prompt_slice, rollout_slice in self._batches(lengths, num_rollouts):
       watch = None
