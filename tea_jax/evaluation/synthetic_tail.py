@@ -82,9 +82,11 @@ class DiagnosticConfig:
     num_rollouts: m, the group sizes of TEA, tail-influence and subset-averaged Prefix-TEA.
     prefix_num_rollouts: m, the group sizes of Prefix-TEA. Below 128 its smallest prefix has so few
       tail rollouts that its variance does not exist.
-    trials: groups in each cell, at least.
+    trials: groups in each cell, at least, but for subset-averaged Prefix-TEA.
+    subset_trials: groups in its cells, at least; each costs several of the others.
     prefix_rollouts: rollouts in each Prefix-TEA cell, at least: more groups where they are small,
-      since the bias that is to be told from noise there falls with m^-3.
+      since the bias that is to be told from noise falls with m^-3.
+    subset_rollouts: the same for subset-averaged Prefix-TEA.
     seed: of every random number.
   """
 
@@ -102,13 +104,16 @@ class DiagnosticConfig:
   num_rollouts: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096)
   prefix_num_rollouts: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
   trials: int = 16384
+  subset_trials: int = 4096
   prefix_rollouts: int = 1 << 25
+  subset_rollouts: int = 1 << 23
   seed: int = 0
 
   def __post_init__(self) -> None:
     tails.tail_constants(self.tail_fraction, self.budget)
-    if self.trials < 8:
-      raise ValueError(f"trials={self.trials} gives no standard error; use 8 or more.")
+    for name in ("trials", "subset_trials"):
+      if getattr(self, name) < 8:
+        raise ValueError(f"{name}={getattr(self, name)} gives no standard error; use 8 or more.")
     for cell in diagnostic_cells(self):
       sizes, _ = cell_sizes(self, cell)
       if tails.tail_count(sizes[0], self.tail_fraction) < 2:
@@ -165,9 +170,11 @@ def diagnostic_cells(config: DiagnosticConfig) -> list[Cell]:
 
 def cell_trials(config: DiagnosticConfig, cell: Cell) -> int:
   """Groups that a cell simulates."""
-  if cell.estimator not in _PREFIX:
-    return config.trials
-  return max(config.trials, config.prefix_rollouts // cell.num_rollouts)
+  if cell.estimator in _PREFIX:
+    return max(config.trials, config.prefix_rollouts // cell.num_rollouts)
+  if cell.estimator == "subset_averaged":
+    return max(config.subset_trials, config.subset_rollouts // cell.num_rollouts)
+  return config.trials
 
 
 def _prefix_options(config: DiagnosticConfig, estimator: str) -> tuple[int, tuple[float, ...]]:
