@@ -58,7 +58,7 @@ class InfluenceTable(NamedTuple):
   coefficients: np.ndarray
 
 
-def check_tail_fraction(tail_fraction: numbers.Real) -> None:
+def check_tail_fraction(tail_fraction: float) -> None:
   """Raises ValueError unless `tail_fraction` is a static number in (0, 0.5]."""
   if not isinstance(tail_fraction, numbers.Real) or not 0 < tail_fraction <= 0.5:
     raise ValueError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -10,10 +12,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float
 from scipy import special
 
 from tea_jax.tail.gaussian import check_tail_fraction
+from tea_jax.tail.selection import in_blocks, kth_largest, sum_by_columns, sum_by_reduction
 
 SCALE_FLOOR = 1e-12
 
@@ -63,16 +67,55 @@ def as_rewards(rewards: Float[Array, "*batch num_rollouts"]) -> Array:
   return rewards.astype(jnp.promote_types(rewards.dtype, jnp.float32))
 
 
-def _scale_of(top: Array, threshold: Array, mean_excess: Array, counted: Array, count: Array):
-  """Population standard deviation of the counted values, without squaring their magnitude."""
-  deviation = jnp.where(counted, top - threshold[..., None] - mean_excess[..., None], 0.0)
-  # Divided by the largest first: squares of 1e30 or 1e-30 would leave the range of float32.
-  largest = jax.lax.stop_gradient(jnp.max(jnp.abs(deviation), axis=-1))
-  unit = jnp.where(largest > 0, largest, 1.0)
-  variance = jnp.sum(jnp.square(deviation / unit[..., None]), axis=-1) / count
-  # Two wheres: the derivative of sqrt at 0 is infinite and must not be formed.
-  positive = variance > 0
-  return jnp.where(positive, unit * jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
+def _tail_of_rows(total: Callable[..., Array], rewards: Array, threshold: Array, count: Array):
+  """Mean and scale of the `count` largest rewards of each row, given the smallest of them.
+
+  Rewards above the threshold are known to belong; the rest of the count are copies of it.
+  """
+  excess = total(lambda r, q: jnp.maximum(r - q, 0.0), rewards, threshold) / count
+  # In units of the mean excess, of which no term is above `count`: squares of 1e30 or 1e-30 would
+  # leave the range of float32. Two wheres: nothing is divided by 0, nor is sqrt differentiated
+  # there.
+  spread = excess > 0
+  unit = jnp.where(spread, excess, 1.0)
+  above = total(lambda r, q: (r > q).astype(r.dtype), rewards, threshold)
+  squares = total(
+    lambda r, q, u: jnp.where(r > q, jnp.square((r - q) / u - 1.0), 0.0), rewards, threshold, unit
+  )
+  variance = jnp.where(spread, (squares + (count - above)) / count, 1.0)
+  scale = jnp.where(spread, unit * jnp.sqrt(variance), 0.0)
+  return TailVector(threshold, threshold + excess, scale)
+
+
+def _tail_of(rewards: Array, threshold: Array, count: Array) -> TailVector:
+  """`_tail_of_rows` in the form that the platform's compiler handles well."""
+  return lax.platform_dependent(
+    rewards,
+    threshold,
+    count,
+    cpu=lambda *rows: in_blocks(functools.partial(_tail_of_rows, sum_by_columns), *rows),
+    default=lambda *rows: _tail_of_rows(sum_by_reduction, *rows),
+  )
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _tail_of_largest(rewards: Array, count: int) -> TailVector:
+  threshold = kth_largest(rewards, count)
+  return _tail_of(rewards, threshold, jnp.full_like(threshold, count))
+
+
+@functools.partial(jax.jit, static_argnames="tail_fraction")
+def _tail_of_counted(rewards: Array, where: Array, tail_fraction: float) -> TailVector:
+  # A table, so that the rounding of k is exact for every possible count.
+  sizes = range(1, rewards.shape[1] + 1)
+  counts = np.array([1] + [tail_count(size, tail_fraction) for size in sizes], np.int32)
+  count = jnp.asarray(counts)[jnp.sum(where, axis=1)]
+  descending = jnp.sort(jnp.where(where, rewards, -jnp.inf), axis=1, descending=True)
+  threshold = jnp.take_along_axis(descending, count[:, None] - 1, axis=1)[:, 0]
+  threshold = jnp.where(jnp.any(where, axis=1), threshold, 0.0)
+  # A rollout that does not count stands at the threshold, where it adds nothing.
+  counted = jnp.where(where, rewards, threshold[:, None])
+  return _tail_of(counted, threshold, count.astype(rewards.dtype))
 
 
 def tail_vector(
@@ -107,29 +150,16 @@ def tail_vector(
   rewards = as_rewards(rewards)
   if not scale_floor > 0:
     raise ValueError(f"scale_floor={scale_floor} must be positive: it guards a division.")
-  num_rollouts = rewards.shape[-1]
+  *batch, num_rollouts = rewards.shape
+  rows = rewards.reshape(-1, num_rollouts)
   if where is None:
-    count = tail_count(num_rollouts, tail_fraction)
-    top = jax.lax.top_k(rewards, count)[0]
-    counted = jnp.ones_like(top, dtype=bool)
-    threshold = top[..., -1]
-    divisor = jnp.asarray(count, rewards.dtype)
+    tail = _tail_of_largest(rows, tail_count(num_rollouts, tail_fraction))
   else:
-    chex.assert_equal_shape([rewards, where])
-    # A table, so that the rounding of k is exact for every possible count.
-    counts = [0] + [tail_count(n, tail_fraction) for n in range(1, num_rollouts + 1)]
-    count = jnp.asarray(np.array(counts, np.int32))[jnp.sum(where, axis=-1)]
-    top = jnp.sort(jnp.where(where, rewards, -jnp.inf), axis=-1, descending=True)
-    counted = jnp.arange(num_rollouts) < count[..., None]
-    top = jnp.where(counted, top, 0.0)
-    last = jnp.maximum(count - 1, 0)[..., None]
-    threshold = jnp.take_along_axis(top, last, axis=-1)[..., 0]
-    divisor = jnp.maximum(count, 1).astype(rewards.dtype)
-
-  excess = jnp.where(counted, top - threshold[..., None], 0.0)
-  mean_excess = jnp.sum(excess, axis=-1) / divisor
-  scale = _scale_of(top, threshold, mean_excess, counted, divisor)
-  return TailVector(threshold, threshold + mean_excess, jnp.maximum(scale, scale_floor))
+    mask = jnp.asarray(where, bool)
+    chex.assert_equal_shape([rewards, mask])
+    tail = _tail_of_counted(rows, mask.reshape(rows.shape), tail_fraction)
+  threshold, mean, scale = (value.reshape(batch) for value in tail)
+  return TailVector(threshold, mean, jnp.maximum(scale, scale_floor))
 
 
 def invert_tail(
