@@ -10,11 +10,11 @@ numbers beside. Writes alignment.csv, alignment.json, alignment.png and report.m
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import rich.console
 import rich.table
 import tyro
@@ -93,27 +93,28 @@ def build_rules(flags: Flags) -> dict[str, GroupRule]:
 
 def synthetic_study(flags: Flags) -> alignment_report.Study:
   rules = build_rules(flags)
-  key = jax.random.key(flags.seed)
+  pool_key, group_key = jax.random.split(jax.random.key(flags.seed))
+  pools = {pool: draw_pools(flags, pool, pool_key) for pool in flags.pools}
   study = {pool: {} for pool in flags.pools}
   for num_rollouts in flags.num_rollouts:
     evaluate = alignment.make_alignment(rules, num_rollouts=num_rollouts, budget=flags.budget)
-    for index, pool in enumerate(flags.pools):
-      pool_key, group_key = jax.random.split(jax.random.fold_in(key, index))
-      keys = jax.random.split(pool_key, flags.num_seeds)
-      pools = jnp.stack([draw_pool(flags, pool, k) for k in keys])
-      study[pool][num_rollouts] = evaluate(group_key, pools)
+    for pool in flags.pools:
+      study[pool][num_rollouts] = evaluate(group_key, pools[pool])
   return study
 
 
-def draw_pool(flags: Flags, pool: str, key: jax.Array) -> jax.Array:
-  return synthetic_pools.synthetic_pools(
-    key,
-    pool,
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def draw_pools(flags: Flags, pool: str, key: jax.Array) -> jax.Array:
+  """`[num_seeds, num_prompts, pool_size]` rewards."""
+  draw = functools.partial(
+    synthetic_pools.synthetic_pools,
+    shape=pool,
     num_prompts=flags.num_prompts,
     pool_size=flags.pool_size,
     location_spread=flags.location_spread,
     scale_spread=flags.scale_spread,
   )
+  return jax.vmap(draw)(jax.random.split(key, flags.num_seeds))
 
 
 def show(study: alignment_report.Study, sizes: tuple[int, ...]) -> None:

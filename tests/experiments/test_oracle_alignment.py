@@ -1,0 +1,55 @@
+"""experiments/oracle_alignment.py, end to end on small pools."""
+
+import json
+
+import pytest
+
+from experiments import oracle_alignment
+
+
+def run(tmp_path, *arguments) -> int:
+  common = ["--pools", "gaussian", "beta", "--num-rollouts", "8", "16", "--num-seeds", "3"]
+  small = ["--pool-size", "64", "--num-prompts", "4", "--budget", "32"]
+  output = ["--output", str(tmp_path / "out"), "--no-figure"]
+  return oracle_alignment.main([*common, *small, *output, *arguments])
+
+
+def test_it_prints_tables_and_writes_the_report(tmp_path, capsys):
+  rules = ["--rules", "tea", "tea:tail_fraction=0.5,budget=16", "grpo"]
+  assert run(tmp_path, "--synthetic", *rules, "--compare", "tea") == 0
+  printed = capsys.readouterr().out
+  assert "gaussian" in printed
+  assert "0.668" in printed  # published, TEA at 16
+  stored = json.loads((tmp_path / "out" / "alignment.json").read_text())
+  cells = {(c["pool"], c["num_rollouts"], c["rule"]) for c in stored["alignment"]}
+  assert len(cells) == 2 * 2 * 3
+  assert stored["settings"]["budget"] == 32
+  assert "tea minus the best other rule" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_the_budget_of_the_study_reaches_the_rules_that_do_not_name_one():
+  flags = oracle_alignment.Flags(rules=("tea", "tea:budget=16", "grpo"), budget=32)
+  rules = oracle_alignment.build_rules(flags)
+  assert rules["tea"].parameters["budget"] == 32
+  assert rules["tea:budget=16"].parameters["budget"] == 16
+  assert "budget" not in rules["grpo"].parameters
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    ([], "say --synthetic"),
+    (["--synthetic", "--rules", "teaa"], "unknown advantage rule 'teaa'"),
+    (["--synthetic", "--rules", "tea:budget=1"], "budget=1"),
+    (["--synthetic", "--rules", "cat_majority"], "needs answers"),
+  ],
+)
+def test_mistakes_are_one_clear_line(tmp_path, capsys, arguments, message):
+  assert run(tmp_path, *arguments) == 2
+  error = capsys.readouterr().err
+  assert message in error
+  assert error.count("\n") == 1
+
+
+def test_every_default_rule_exists():
+  assert set(oracle_alignment.build_rules(oracle_alignment.Flags())) == set(oracle_alignment.RULES)
