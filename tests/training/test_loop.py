@@ -172,6 +172,7 @@ def test_rules_start_alike_and_share_compiled_functions(tmp_path, policy):
   assert [one.metrics[0][n] for n in same] == [two.metrics[0][n] for n in same]
   assert one.metrics[-1]["reward/mean"] != two.metrics[-1]["reward/mean"]
   names = compiled()
+  assert any("advantages" in name for name in names), "the other rule compiles its advantages"
   assert not [n for n in names if "update" in n or "_group" in n], names
 
 
@@ -200,6 +201,7 @@ def _count_compiles():
   return stop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "changes",
   [
@@ -226,6 +228,7 @@ def test_nothing_compiles_after_the_second_step(tmp_path, policy, changes):
   assert started["stop"]() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "objective",
   [
@@ -241,6 +244,7 @@ def test_every_objective_runs(tmp_path, policy, objective):
   assert all(np.isfinite(m["grad_norm"]) and m["skipped"] == 0 for m in metrics)
 
 
+@pytest.mark.slow
 def test_adapters_train_on_frozen_weights(tmp_path, policy):
   config = tiny.config(
     tmp_path / "run",
@@ -270,6 +274,7 @@ def test_an_unwritable_folder_is_refused_before_anything_runs(policy):
     _train(tiny.config("/proc/nothing"), policy)
 
 
+@pytest.mark.slow
 def test_memory_stays_constant(tmp_path, policy):
   live, resident = [], []
 
