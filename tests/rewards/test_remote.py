@@ -73,6 +73,14 @@ def test_a_url_is_a_reward(server):
   np.testing.assert_array_equal(call_reward(make_reward(server.url), TEXTS, TEXTS), [1, 2, 3, 4, 5])
 
 
+def test_every_successful_call_asks_the_server_anew(server):
+  reward = remote(server)
+  server.script.extend(["score", "null"])
+  np.testing.assert_array_equal(call_reward(reward, TEXTS, TEXTS), [1, 2, 3, 4, 5])
+  np.testing.assert_array_equal(call_reward(reward, TEXTS, TEXTS), [np.nan, 2, 3, 4, 5])
+  assert len(server.requests) == 2
+
+
 def test_asked_columns_are_sent(server):
   reward = remote(server, columns=("answer",))
   call_reward(reward, TEXTS, TEXTS, {"answer": [1, 2, 3, 4, 5], "level": [0] * 5})
