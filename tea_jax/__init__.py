@@ -2,6 +2,134 @@
 
 Rewards of a group of rollouts go in, advantages come out; everything else exists to make the
 rewards and to use the advantages.
+
+Two things are called tail_influence: `tea_jax.tail_influence(...)` makes the advantage rule,
+`tea_jax.tail.tail_influence(rewards, tail, ...)` is the function of arrays that it is built on.
 """
 
+from typing import TYPE_CHECKING, Any
+
+# The mathematics of upper tails.
+from tea_jax.tail import (
+  TailConstants,
+  TailVector,
+  best_of_n_value,
+  cancellation_weights,
+  compatible_prefixes,
+  cross_fitted_gradient,
+  direct_gradient,
+  expected_maximum,
+  invert_tail,
+  maximum_influence,
+  minimum_budget,
+  prefix_gradient,
+  shaped_reward,
+  subset_averaged_gradient,
+  tail_constants,
+  tail_count,
+  tail_vector,
+)
+
+# Advantage rules, and the registry that makes them by name.
+from tea_jax.advantages import (  # isort: skip
+  AdvantageRule,
+  advantage_diagnostics,
+  available_advantages,
+  best_of_n_oracle,
+  blended_influence,
+  bon_max_mean,
+  bon_max_second,
+  bon_rl,
+  cat_best_of_n,
+  cat_majority,
+  cat_pass_at_n,
+  grpo,
+  make_advantage,
+  max_at_k,
+  prefix_tea,
+  register_advantage,
+  rloo,
+  subset_tea,
+  tail_influence,
+  tea,
+)
+
+if TYPE_CHECKING:
+  from tea_jax.models.load import load_policy
+  from tea_jax.models.policy import Policy
+  from tea_jax.rollout.engine import RolloutEngine
+  from tea_jax.rollout.sampling import SamplingConfig
+  from tea_jax.training.config import RunConfig
+  from tea_jax.training.loop import train
+
 __version__ = "0.1.0"
+
+# Models and training take seconds to import, so they are imported when they are first named.
+_LAZY = {
+  "Policy": "tea_jax.models.policy",
+  "RolloutEngine": "tea_jax.rollout.engine",
+  "RunConfig": "tea_jax.training.config",
+  "SamplingConfig": "tea_jax.rollout.sampling",
+  "load_policy": "tea_jax.models.load",
+  "train": "tea_jax.training.loop",
+}
+
+__all__ = [
+  "AdvantageRule",
+  "Policy",
+  "RolloutEngine",
+  "RunConfig",
+  "SamplingConfig",
+  "TailConstants",
+  "TailVector",
+  "advantage_diagnostics",
+  "available_advantages",
+  "best_of_n_oracle",
+  "best_of_n_value",
+  "blended_influence",
+  "bon_max_mean",
+  "bon_max_second",
+  "bon_rl",
+  "cancellation_weights",
+  "cat_best_of_n",
+  "cat_majority",
+  "cat_pass_at_n",
+  "compatible_prefixes",
+  "cross_fitted_gradient",
+  "direct_gradient",
+  "expected_maximum",
+  "grpo",
+  "invert_tail",
+  "load_policy",
+  "make_advantage",
+  "max_at_k",
+  "maximum_influence",
+  "minimum_budget",
+  "prefix_gradient",
+  "prefix_tea",
+  "register_advantage",
+  "rloo",
+  "shaped_reward",
+  "subset_averaged_gradient",
+  "subset_tea",
+  "tail_constants",
+  "tail_count",
+  "tail_influence",
+  "tail_vector",
+  "tea",
+  "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _LAZY:
+    raise AttributeError(f"module 'tea_jax' has no attribute {name!r}")
+  import importlib
+
+  value = getattr(importlib.import_module(_LAZY[name]), name)
+  globals()[name] = value
+  return value
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__})
