@@ -9,6 +9,7 @@ Axes: P prompts, m rollouts of each, T and S time, N query heads, K key heads, G
 
 from __future__ import annotations
 
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -100,14 +101,18 @@ def segment_attention(
     scores.append(jnp.where(visible[:, None, None], score, MASKED))
   peak = jax.lax.stop_gradient(jnp.max(jnp.stack([s.max(-1) for s in scores]), axis=0))
   weights = [jnp.exp(score - peak[..., None]) for score in scores]
-  total = sum(weight.sum(-1) for weight in weights)
-  attended = 0.0
+  total = _added([weight.sum(-1) for weight in weights])
+  parts = []
   for weight, (_, value, _) in zip(weights, segments, strict=True):
     weight = (weight / total[..., None]).astype(query.dtype)
     shared = weight.reshape(value.shape[0], -1, *weight.shape[1:])
     part = jnp.einsum("bmkgts,bskh->bmtkgh", shared, value)
-    attended = attended + part.reshape(batch, time, heads, width)
-  return attended
+    parts.append(part.reshape(batch, time, heads, width))
+  return _added(parts)
+
+
+def _added(parts: list[Array]) -> Array:
+  return functools.reduce(jnp.add, parts)
 
 
 class KeyValue(NamedTuple):
@@ -182,8 +187,8 @@ def cached_attention(
     scores.append(per_row(score, batch))
   peak = jnp.max(jnp.stack([score.max(-1) for score in scores]), axis=0)
   weights = [jnp.exp(score - peak[..., None]) for score in scores]
-  total = sum(weight.sum(-1) for weight in weights)
-  attended = 0.0
+  total = _added([weight.sum(-1) for weight in weights])
+  parts = []
   for weight, (cache, _) in zip(weights, segments, strict=True):
     batch = cache.value.shape[0]
     part = jnp.einsum(
@@ -192,6 +197,6 @@ def cached_attention(
       cache.value,
       preferred_element_type=jnp.float32,
     )
-    attended = attended + per_row(part, batch)
-  attended = attended / total[..., None]
+    parts.append(per_row(part, batch))
+  attended = _added(parts) / total[..., None]
   return attended.astype(query.dtype).reshape(rows, heads, width)

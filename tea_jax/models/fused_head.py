@@ -56,7 +56,8 @@ def fused_logprobs(
 
   log p_i = z_i[target_i] - logsumexp(z_i),  z_i = hidden_i W / temperature
   """
-  return _forward(hidden, weight, targets, valid, options)[0]
+  outputs, _ = _forward(hidden, weight, targets, valid, options)
+  return outputs
 
 
 def _forward(hidden, weight, targets, valid, options):
@@ -84,7 +85,7 @@ def _forward(hidden, weight, targets, valid, options):
   start = (zeros,) * (3 if options.with_entropy else 2)
   logprobs, log_totals, *entropies = jax.lax.fori_loop(0, chunks, step, start)
   entropy = entropies[0] if options.with_entropy else zeros
-  outputs = tuple(jnp.where(valid, value[inverse], 0.0) for value in (logprobs, entropy))
+  outputs = (jnp.where(valid, logprobs[inverse], 0.0), jnp.where(valid, entropy[inverse], 0.0))
   return outputs, (hidden, weight, targets, valid, log_totals, entropy)
 
 

@@ -12,6 +12,7 @@ import math
 from typing import NamedTuple, Protocol
 
 import chex
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -82,10 +83,8 @@ def token_logprobs(
   scored = _score(
     policy, params, hidden[:, :-1], tokens[:, 1:], valid, temperature, with_entropy, chunk
   )
-  logprobs, entropy = (
-    None if value is None else jnp.pad(value, ((0, 0), (1, 0))) for value in scored
-  )
-  return TokenLogprobs(logprobs, entropy)
+  # Nothing predicts the first token of a row.
+  return jax.tree.map(lambda value: jnp.pad(value, ((0, 0), (1, 0))), scored)
 
 
 def group_logprobs(

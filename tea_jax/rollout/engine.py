@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -151,15 +151,15 @@ class RolloutEngine:
     for row, prompt in zip(prompt_tokens, prompts, strict=True):
       row[: len(prompt)] = prompt
     shape = (len(prompts), num_rollouts, completion_width)
-    result = Rollouts(
-      prompt_tokens=prompt_tokens,
-      prompt_lengths=lengths,
-      completion_tokens=np.zeros(shape, np.int32),
-      completion_lengths=np.zeros(shape[:2], np.int32),
-      finished=np.zeros(shape[:2], bool),
-      logprobs=np.zeros(shape, np.float32),
-      sampling_logprobs=np.zeros(shape, np.float32),
-    )
+    result: dict[str, Any] = {
+      "prompt_tokens": prompt_tokens,
+      "prompt_lengths": lengths,
+      "completion_tokens": np.zeros(shape, np.int32),
+      "completion_lengths": np.zeros(shape[:2], np.int32),
+      "finished": np.zeros(shape[:2], bool),
+      "logprobs": np.zeros(shape, np.float32),
+      "sampling_logprobs": np.zeros(shape, np.float32),
+    }
     weights = self.policy.decode_weights(params)
     rows_done = 0
     for prompt_slice, rollout_slice in self._batches(lengths, num_rollouts):
@@ -185,9 +185,9 @@ class RolloutEngine:
         watch,
       )
       for name, value in part.items():
-        getattr(result, name)[prompt_slice, rollout_slice] = value
+        result[name][prompt_slice, rollout_slice] = value
       rows_done += part["finished"].size
-    return result
+    return Rollouts(**result)
 
   @property
   def completion_bucket(self) -> int:
