@@ -1,7 +1,7 @@
 """The safetensors format: lazy reads of a folder, streamed writes.
 
-Reading goes through the `safetensors` package. Writing streams one tensor at a time (the package
-wants all of them in memory at once): a file is the length of a JSON header, the header, the bytes.
+The `safetensors` package checks a file; tensors are then mapped and written one at a time, which
+the package does only all at once. A file is the length of a JSON header, the header, the bytes.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ class SafetensorsFolder:
 
   def __init__(self, folder: str | os.PathLike[str]):
     self._folder = pathlib.Path(folder)
-    self._handles: dict[str, Any] = {}
+    self._places: dict[str, tuple[pathlib.Path, np.dtype, int]] = {}
     self._shapes: dict[str, tuple[int, ...]] = {}
     for file in self._files():
-      handle = open_safetensors(file)
-      for name in handle.keys():  # noqa: SIM118 (not a mapping)
-        part = handle.get_slice(name)
-        if part.get_dtype() not in _DTYPES:
+      open_safetensors(file)  # checks the header against the length of the file
+      start, header = _header(file)
+      for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
           raise ValueError(
-            f"Tensor {name} of {file} has dtype {part.get_dtype()}; supported: "
+            f"Tensor {name} of {file} has dtype {entry['dtype']}; supported: "
             f"{', '.join(_DTYPES)} (dequantise the checkpoint first)."
           )
-        self._shapes[name] = tuple(part.get_shape())
-        self._handles[name] = handle
+        self._shapes[name] = tuple(entry["shape"])
+        self._places[name] = (file, _DTYPES[entry["dtype"]], start + entry["data_offsets"][0])
 
   @property
   def source(self) -> str:
@@ -64,7 +64,10 @@ class SafetensorsFolder:
     return self._shapes
 
   def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-    return self._handles[name].get_slice(name)[index]
+    # One mapping a tensor, gone with the array: the package maps the whole file until it is
+    # closed, and every page that was read would count as memory of this process.
+    file, dtype, offset = self._places[name]
+    return np.memmap(file, dtype, mode="r", offset=offset, shape=self._shapes[name])[index]
 
   def _files(self) -> list[pathlib.Path]:
     single, index = self._folder / _WEIGHTS, self._folder / _INDEX
@@ -154,6 +157,15 @@ def _write_file(file: pathlib.Path | None, tensors: Mapping[str, Stored]) -> Non
       if values.shape != tensor.shape:
         raise ValueError(f"tensor {name} has shape {values.shape} instead of {tensor.shape}.")
       stream.write(values.reshape(-1).view(np.uint8).data)
+
+
+def _header(file: pathlib.Path) -> tuple[int, dict[str, Any]]:
+  """Where the data starts, and each tensor's dtype, shape and offsets."""
+  with file.open("rb") as stream:
+    (size,) = struct.unpack("<Q", stream.read(8))
+    header = json.loads(stream.read(size))
+  header.pop("__metadata__", None)
+  return 8 + size, header
 
 
 def open_safetensors(file: str | os.PathLike[str]) -> Any:

@@ -140,7 +140,7 @@ def param_shardings(
   def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
     axes = logical_axes(tuple(entry.key for entry in path))
     units: dict[str | None, int] = {"heads": config.num_heads, "kv_heads": config.num_kv_heads}
-    counts = [units[axis] if axis in units else size for axis, size in zip(axes, leaf.shape)]
+    counts = [units.get(axis, size) for axis, size in zip(axes, tuple(leaf.shape))]
     entries = [
       entry if count % _extent(mesh, entry) == 0 else None
       for entry, count in zip(rules.spec(axes), counts)
