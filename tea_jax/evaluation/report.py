@@ -57,6 +57,8 @@ def write_report(
   for name in baselines:
     if name not in runs:
       raise ValueError(f"baseline '{name}' was not evaluated; there are {', '.join(runs)}")
+  if len(runs) == 1:
+    baselines = ()  # nothing to compare with
   target = pathlib.Path(folder)
   target.mkdir(parents=True, exist_ok=True)
   exact = compare_runs(runs, budgets=budgets)

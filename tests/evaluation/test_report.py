@@ -130,6 +130,13 @@ def test_unknown_baseline_names_the_methods(runs, tmp_path):
     write_report(tmp_path, runs, baselines=("ppo",), title="T")
 
 
+def test_single_policy_is_reported_without_comparisons(runs, tmp_path):
+  report = write_report(
+    tmp_path, {"base": runs["base"]}, baselines=("base",), title="T", figures=False
+  )
+  assert "difference" not in report.read_text().split("## Method")[0]
+
+
 def test_indistinguishable_methods_are_not_called_different(tmp_path):
   runs = {"grpo": [records(0.0, 1)], "tea": [records(0.0, 2)]}
   report = write_report(tmp_path, runs, baselines=("grpo",), title="T", figures=False)
