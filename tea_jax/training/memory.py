@@ -1,7 +1,8 @@
 """What a run will take, from shapes alone: parameters, memory of a device, compiled shapes.
 
-An estimate: it counts arrays that must exist at the same time, not what a compiler adds (measured
-on a 135M model: within about a quarter).
+An estimate: it counts arrays that must exist at the same time, not what a compiler adds. XLA's own
+plan for the update of a 135M model was 5 % larger with recomputation and 15 % larger without; the
+process needs about 1 GB more.
 """
 
 from __future__ import annotations
