@@ -9,7 +9,7 @@ Axes: B rows, T time, P prompts, m rollouts of each, T_c completion time.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import chex
 import jax
@@ -138,8 +138,9 @@ def _score(
   count = targets.size
   chunk = min(chunk or default_chunk(count, policy.config.vocab_size), count)
   options = HeadOptions(vocabulary_first, float(temperature), with_entropy, chunk)
-  logprobs, entropy = fused_logprobs(
+  scored: Any = fused_logprobs(
     hidden.reshape(count, -1), weight, targets.reshape(-1), valid.reshape(-1), options
   )
+  logprobs, entropy = scored
   logprobs = logprobs.reshape(targets.shape)
   return TokenLogprobs(logprobs, entropy.reshape(targets.shape) if with_entropy else None)

@@ -9,20 +9,20 @@ Axes: P prompts, m rollouts of each, R = P m rows, T_p and T_c time.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array
 
 from tea_jax.models.causal_lm import Params
-from tea_jax.models.decoding import Cache, empty_cache
 from tea_jax.models.policy import Policy
 from tea_jax.rollout.cache import bucket, prompt_bytes, row_bytes
-from tea_jax.rollout.sampling import Sample, SamplingConfig, sample
+from tea_jax.rollout.decode_loop import DecodeProgram, DecodeState, compiled
+from tea_jax.rollout.sampling import SamplingConfig
+from tea_jax.rollout.stop_strings import StopStrings
 from tea_jax.rollout.types import Rollouts
 
 _MEMORY = 2 << 30
@@ -54,19 +54,6 @@ class Progress(NamedTuple):
   finished: np.ndarray
   rows_done: int
   rows_total: int
-
-
-class DecodeState(NamedTuple):
-  """Carry of the decode loop."""
-
-  step: Int[Array, ""]
-  tokens: Int[Array, "R T_c"]
-  logprobs: Float[Array, "R T_c"]
-  sampling_logprobs: Float[Array, "R T_c"]
-  lengths: Int[Array, "R"]
-  done: Bool[Array, "R"]
-  seen: Bool[Array, "R V"] | None
-  cache: Cache
 
 
 class RolloutEngine:
@@ -113,8 +100,14 @@ class RolloutEngine:
     self.stop_tokens = tuple(stop_tokens)
     self.max_rows, self.memory, self.segment = max_rows, memory, segment
     self.smallest_prompt = smallest_prompt
-    self._start = jax.jit(self._start_group, static_argnames=("rollouts", "length"))
-    self._advance = jax.jit(self._advance_group, donate_argnames=("state",))
+    program = DecodeProgram(
+      config,
+      policy.dtype,
+      policy.attention,
+      dataclasses.replace(sampling, stop_strings=(), max_completion_length=1),
+      self.stop_tokens,
+    )
+    self._start, self._advance = compiled(program)
 
   def generate(
     self,
@@ -303,163 +296,6 @@ class RolloutEngine:
       name: np.asarray(value).reshape(-1, rollouts, *value.shape[1:])[:prompts]
       for name, value in kept.items()
     }
-
-  def _start_group(
-    self,
-    params: Params,
-    weights: Params,
-    tokens: Int[Array, "P T_p"],
-    lengths: Int[Array, "P"],
-    key: Array,
-    prompt_ids: Int[Array, "P"],
-    rollout_ids: Int[Array, "m"],
-    active: Bool[Array, "R"],
-    *,
-    rollouts: int,
-    length: int,
-  ) -> tuple[DecodeState, Cache, Float[Array, "T_c R 2"]]:
-    """Prefills, draws every uniform of the batch, and samples the first tokens."""
-    policy = self.policy
-    filled = policy.prefill(params, tokens, lengths)
-    rows = tokens.shape[0] * rollouts
-    uniforms = token_uniforms(key, prompt_ids, rollout_ids, length)
-    seen = None
-    if self.sampling.repetition_penalty != 1:
-      valid = jnp.arange(tokens.shape[1]) < lengths[:, None]
-      present = jnp.zeros((tokens.shape[0], policy.config.vocab_size), bool)
-      present = present.at[jnp.arange(tokens.shape[0])[:, None], tokens].max(valid)
-      seen = jnp.repeat(present, rollouts, axis=0)
-    state = DecodeState(
-      step=jnp.int32(0),
-      tokens=jnp.zeros((rows, length), jnp.int32),
-      logprobs=jnp.zeros((rows, length), jnp.float32),
-      sampling_logprobs=jnp.zeros((rows, length), jnp.float32),
-      lengths=jnp.zeros((rows,), jnp.int32),
-      done=~active,
-      seen=seen,
-      cache=empty_cache(policy.config, rows, length, policy.dtype),
-    )
-    logits = jnp.repeat(policy.logits(weights, filled.hidden), rollouts, axis=0)
-    drawn = sample(logits, uniforms[0], self.sampling, seen)
-    return self._record(state, drawn), filled.cache, uniforms
-
-  def _advance_group(
-    self,
-    weights: Params,
-    state: DecodeState,
-    prompt_lengths: Int[Array, "P"],
-    prompt_cache: Cache,
-    uniforms: Float[Array, "T_c R 2"],
-    until: Int[Array, ""],
-  ) -> DecodeState:
-    """Decodes until `until` tokens stand in every row that has not ended, or all have."""
-
-    def unfinished(state: DecodeState) -> Array:
-      return (state.step < until) & ~jnp.all(state.done)
-
-    def advance(state: DecodeState) -> DecodeState:
-      last = jax.lax.dynamic_index_in_dim(state.tokens, state.step - 1, axis=1, keepdims=False)
-      hidden, cache = self.policy.decode_step(
-        weights, last, state.step - 1, prompt_lengths, prompt_cache, state.cache
-      )
-      drawn = sample(
-        self.policy.logits(weights, hidden), uniforms[state.step], self.sampling, state.seen
-      )
-      return self._record(state._replace(cache=cache), drawn)
-
-    return jax.lax.while_loop(unfinished, advance, state)
-
-  def _record(self, state: DecodeState, drawn: Sample) -> DecodeState:
-    """Writes the drawn tokens of rows that go on, and ends those that drew a stop token."""
-    going = ~state.done
-
-    def write(table: Array, values: Array) -> Array:
-      column = jnp.where(going, values, 0).astype(table.dtype)[:, None]
-      return jax.lax.dynamic_update_slice_in_dim(table, column, state.step, axis=1)
-
-    stopped = jnp.zeros_like(state.done)
-    for token in self.stop_tokens:
-      stopped |= drawn.tokens == token
-    seen = state.seen
-    if seen is not None:
-      seen = seen.at[jnp.arange(seen.shape[0]), drawn.tokens].max(going)
-    return state._replace(
-      step=state.step + 1,
-      tokens=write(state.tokens, drawn.tokens),
-      logprobs=write(state.logprobs, drawn.logprobs),
-      sampling_logprobs=write(state.sampling_logprobs, drawn.sampling_logprobs),
-      lengths=state.lengths + going,
-      done=state.done | stopped,
-      seen=seen,
-    )
-
-
-def token_uniforms(
-  key: Array, prompt_ids: Int[Array, "P"], rollout_ids: Int[Array, "m"], length: int
-) -> Float[Array, "T_c R 2"]:
-  """Two uniforms of every token, from `fold_in(key, prompt id, rollout, position)`."""
-
-  def draw(position: Array, prompt: Array, rollout: Array) -> Array:
-    token_key = key
-    for number in (prompt, rollout, position):
-      token_key = jax.random.fold_in(token_key, number)
-    return jax.random.uniform(token_key, (2,))
-
-  over_rollouts = jax.vmap(draw, in_axes=(None, None, 0))
-  over_prompts = jax.vmap(over_rollouts, in_axes=(None, 0, None))
-  over_time = jax.vmap(over_prompts, in_axes=(0, None, None))
-  uniforms = over_time(jnp.arange(length), prompt_ids, rollout_ids)
-  return uniforms.reshape(length, -1, 2)
-
-
-class StopStrings:
-  """Ends rows whose text holds a stop string; checked on the host between segments.
-
-  Tokens decoded past the string are thrown away, so the result does not depend on the segment.
-  """
-
-  def __init__(self, tokenizer, strings: Sequence[str]):
-    self._tokenizer, self._strings = tokenizer, tuple(strings)
-
-  def __bool__(self) -> bool:
-    return bool(self._strings)
-
-  def apply(self, state: DecodeState, step: int) -> DecodeState:
-    """`state` with rows cut after the token that completes a stop string."""
-    tokens, lengths = np.asarray(state.tokens), np.array(state.lengths)
-    done, ends = np.array(state.done), np.full_like(state.lengths, np.iinfo(np.int32).max)
-    # A row that ended by a stop token in this segment may hold the string before that token.
-    for row in np.flatnonzero(~done | (lengths > 0)):
-      length = self._first_end(tokens[row, : lengths[row]])
-      if length is not None:
-        lengths[row], done[row], ends[row] = length, True, length
-    if not np.any(ends < tokens.shape[1]):
-      return state
-    kept = np.arange(tokens.shape[1]) < ends[:, None]
-    return state._replace(
-      tokens=jnp.where(kept, state.tokens, 0),
-      logprobs=jnp.where(kept, state.logprobs, 0),
-      sampling_logprobs=jnp.where(kept, state.sampling_logprobs, 0),
-      lengths=jnp.asarray(lengths),
-      done=jnp.asarray(done),
-    )
-
-  def _first_end(self, tokens: np.ndarray) -> int | None:
-    """Number of tokens up to the one that completes a stop string, or None."""
-    if not self._found(tokens):
-      return None
-    low, high = 1, len(tokens)
-    while low < high:
-      middle = (low + high) // 2
-      if self._found(tokens[:middle]):
-        high = middle
-      else:
-        low = middle + 1
-    return high
-
-  def _found(self, tokens: np.ndarray) -> bool:
-    text = self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
-    return any(string in text for string in self._strings)
 
 
 def _report(
