@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tea_jax.models import causal_lm, decoding, shared_prompt
+from tea_jax.models import causal_lm, decoding, hf, shared_prompt
 from tea_jax.models.attention import AttentionKind
 from tea_jax.models.causal_lm import Params, Remat
 from tea_jax.models.config import ModelConfig
@@ -108,3 +108,8 @@ class Policy:
     return decoding.decode_step(
       self.config, weights, tokens, step, prompt_lengths, prompt_cache, completion_cache
     )
+
+  def save_pretrained(self, path: Any, params: Params | None = None, **options: Any) -> None:
+    """Writes a Hugging Face folder of `params`, or of the weights carried; see `hf`."""
+    weights = self.params if params is None else params
+    hf.save_pretrained(path, self.config, weights, self.tokenizer, **options)

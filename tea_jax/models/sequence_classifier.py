@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from tea_jax.models import causal_lm
+from tea_jax.models import causal_lm, hf
 from tea_jax.models.causal_lm import Backbone, Linear, Params, pure_params
 from tea_jax.models.config import ModelConfig
 
@@ -62,8 +62,6 @@ class SequenceClassifier:
 
   def save_pretrained(self, path: Any, params: Params | None = None, **options: Any) -> None:
     """Writes the Hugging Face folder; see `hf.save_pretrained`."""
-    from tea_jax.models import hf
-
     weights = self.params if params is None else params
     hf.save_pretrained(
       path, self.config, weights, self.tokenizer, head="sequence_classifier", **options

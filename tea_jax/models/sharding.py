@@ -139,12 +139,11 @@ def param_shardings(
 
   def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
     axes = logical_axes(tuple(entry.key for entry in path))
-    units: dict[str | None, int] = {"heads": config.num_heads, "kv_heads": config.num_kv_heads}
-    counts = [units.get(axis, size) for axis, size in zip(axes, tuple(leaf.shape))]
-    entries = [
-      entry if count % _extent(mesh, entry) == 0 else None
-      for entry, count in zip(rules.spec(axes), counts)
-    ]
+    units = {"heads": config.num_heads, "kv_heads": config.num_kv_heads}
+    entries = []
+    for axis, entry, size in zip(axes, rules.spec(axes), leaf.shape):
+      count = units[axis] if axis in units else int(size)
+      entries.append(entry if count % _extent(mesh, entry) == 0 else None)
     return NamedSharding(mesh, PartitionSpec(*entries))
 
   return jax.tree_util.tree_map_with_path(place, dict(params))

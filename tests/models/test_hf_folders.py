@@ -230,6 +230,10 @@ def test_policy_loads_without_a_tokenizer_and_knows_its_head(tmp_path):
   assert policy.params["lm_head"]["kernel"].shape == (32, 97)
   with pytest.raises(ValueError, match="holds a causal lm, not a sequence classifier"):
     load_sequence_classifier(folder)
+  policy.save_pretrained(tmp_path / "saved", dtype="bfloat16")
+  halved = load_policy(tmp_path / "saved").params["final_norm"]["scale"]
+  rounded = np.asarray(policy.params["final_norm"]["scale"]).astype(ml_dtypes.bfloat16)
+  np.testing.assert_array_equal(halved, rounded.astype(np.float32))
   scorer = write_folder(tmp_path / "scorer", FAMILIES["llama_classifier"])
   with pytest.raises(ValueError, match="holds a sequence classifier, not a causal lm"):
     load_policy(scorer)

@@ -10,6 +10,8 @@ import pytest
 
 from tea_jax.models import hf
 from tea_jax.models.load import SMOLLM2, load_policy, resolve
+from tea_jax.rollout.engine import RolloutEngine
+from tea_jax.rollout.sampling import SamplingConfig
 
 torch = pytest.importorskip("torch")
 pytestmark = [
@@ -23,6 +25,28 @@ PROSE = (
   "The ship left the harbour at dawn, and by noon the coast was a thin grey line. Nobody spoke of "
   "the letter. In 1987 a second expedition, larger and better paid, took the same route; its log "
   "lists 312 crates, 14 dogs and one piano.\n\n"
+)
+PROMPTS = (
+  "The capital of France is",
+  "Once upon a time, in a village by the sea,",
+  "2 + 2 =",
+  "def fibonacci(n):",
+  "The three laws of motion are",
+  "Dear Sir or Madam,",
+  "In 1969, two men",
+  "Water boils at",
+  "The recipe needs flour, eggs and",
+  "To be, or not to be,",
+  "Why is the sky blue?",
+  "A haiku about autumn:",
+  "She opened the letter and",
+  "The largest planet of the solar system, Jupiter, has",
+  "import numpy as np",
+  "The opposite of hot is",
+  "Q: How many legs does a spider have? A:",
+  "My favourite season is spring because the days grow longer and",
+  "An apple a day",
+  "<|im_start|>user\nName three colours.<|im_end|>\n<|im_start|>assistant\n",
 )
 
 
@@ -98,3 +122,17 @@ def test_exported_folder_gives_the_same_logits_in_transformers(policy, reference
   row = tokenizer.encode(PROSE)
   assert row == policy.tokenizer.encode(PROSE)
   np.testing.assert_array_equal(torch_logits(model.eval(), row), torch_logits(reference, row))
+
+
+def test_greedy_text_of_twenty_prompts_is_the_torch_models(policy, reference):
+  """64 tokens each: torch's own choice, given the same prefix, is our token at every place."""
+  sampling = SamplingConfig(temperature=0.0, stop_tokens=(), max_completion_length=64)
+  prompts = [policy.tokenizer.encode(text) for text in PROMPTS]
+  assert len(prompts) == 20
+  assert len({len(prompt) for prompt in prompts}) > 5
+  engine = RolloutEngine(policy, sampling)
+  rollouts = engine.generate(policy.params, prompts, key=jax.random.key(0), num_rollouts=1)
+  for prompt, completion in zip(prompts, rollouts.completion_tokens[:, 0]):
+    ours = [int(token) for token in completion[:64]]
+    logits = torch_logits(reference, prompt + ours[:-1])[len(prompt) - 1 :]
+    assert ours == logits.argmax(-1).tolist()
