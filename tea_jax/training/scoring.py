@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tea_jax.data import EncodedPrompts
+from tea_jax.data import EncodedPrompts, reward_inputs
 from tea_jax.rewards import RewardContext, RewardError, RewardFunction, WeightedReward, call_reward
 from tea_jax.rollout.types import Rollouts
 
@@ -56,21 +56,18 @@ class Scorer:
     """
     texts = completion_texts(self.tokenizer, rollouts)
     shape = rollouts.completion_lengths.shape
-    prompts = [data.prompts[i] for i in chosen for _ in range(shape[1])]
-    names = set.intersection(*(set(p.columns) for p in prompts))
-    columns = {name: [p.columns[name] for p in prompts] for name in sorted(names)}
+    rows, columns = reward_inputs([data.prompts[i] for i in chosen], shape[1])
     context = RewardContext(step=step, num_steps=self.num_steps)
-    arguments = {"context": context, "num_rollouts": shape[1], **columns}
-    rows = [p.text for p in prompts]
+    arguments = {"context": context, "num_rollouts": shape[1]}
     means: dict[str, float] = {}
     try:
       if isinstance(self.reward, WeightedReward):
-        parts = self.reward.components(rows, texts, **arguments)
+        parts = self.reward.components(rows, texts, columns, **arguments)
         total = self.reward.combine(parts)
         if len(parts) > 1:
           means = {f"reward/{name}": _mean(values) for name, values in parts.items()}
       else:
-        total = call_reward(self.reward, rows, texts, **arguments)
+        total = call_reward(self.reward, rows, texts, columns, **arguments)
     except RewardError as error:
       kept = self._keep(step, rows, texts)
       error.args = (f"{error} The completions of this call are in {kept}.",)
