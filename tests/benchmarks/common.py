@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from tea_jax.models.config import ModelConfig
 
@@ -47,19 +48,31 @@ def torch_model(dtype: str):
   return LlamaForCausalLM(config).to(getattr(torch, dtype))
 
 
-def seconds(run: Callable[[], object], repeats: int) -> list[float]:
-  """Wall time of each of `repeats` runs, after one that warms up."""
-  run()
-  times = []
-  for _ in range(repeats):
-    start = time.perf_counter()
+class Times(NamedTuple):
+  """Seconds of each repetition."""
+
+  wall: list[float]
+  processor: list[float]
+
+  def __str__(self) -> str:
+    wall = (
+      f"median {statistics.median(self.wall):.2f} s ({min(self.wall):.2f}-{max(self.wall):.2f})"
+    )
+    return f"{wall}, processor time {statistics.median(self.processor):.2f} s"
+
+
+def seconds(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Times]:
+  """Times of each side, in turns, so that a busy machine slows all alike; after a warm-up each."""
+  times = {side: Times([], []) for side in runs}
+  for run in runs.values():
     run()
-    times.append(time.perf_counter() - start)
+  for _ in range(repeats):
+    for side, run in runs.items():
+      wall, processor = time.perf_counter(), time.process_time()
+      run()
+      times[side].wall.append(time.perf_counter() - wall)
+      times[side].processor.append(time.process_time() - processor)
   return times
-
-
-def describe(times: list[float]) -> str:
-  return f"median {statistics.median(times):.2f} s ({min(times):.2f}-{max(times):.2f})"
 
 
 def peak_gib() -> float:

@@ -8,6 +8,7 @@ Both sides in turns in one run, the same number of threads, random weights, no e
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import statistics
 
@@ -19,7 +20,7 @@ from tea_jax.models.causal_lm import init_params
 from tea_jax.models.policy import Policy
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig
-from tests.benchmarks.common import SMOLLM2, describe, peak_gib, seconds, torch_model
+from tests.benchmarks.common import SMOLLM2, seconds, torch_model
 
 
 def main() -> None:
@@ -69,15 +70,11 @@ def main() -> None:
 
     runs["torch"] = torch_side
   for group in arguments.group:
+    timed = {side: functools.partial(run, group) for side, run in runs.items()}
     rates = {}
-    for side, run in runs.items():
-      times = seconds(lambda run=run, group=group: run(group), arguments.repeats)
-      rates[side] = group * arguments.new_tokens / statistics.median(times)
-      print(
-        f"{side} {arguments.dtype} group {group}: {rates[side]:.0f} tok/s, {describe(times)},"
-        f" peak so far {peak_gib():.1f} GiB",
-        flush=True,
-      )
+    for side, times in seconds(timed, arguments.repeats).items():
+      rates[side] = group * arguments.new_tokens / statistics.median(times.wall)
+      print(f"{side} {arguments.dtype} group {group}: {rates[side]:.0f} tok/s, {times}", flush=True)
     if len(rates) == 2:
       print(f"group {group}: {rates['jax'] / rates['torch']:.2f} times torch", flush=True)
 

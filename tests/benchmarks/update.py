@@ -23,7 +23,7 @@ from tea_jax.models.causal_lm import init_params
 from tea_jax.models.logprobs import group_logprobs
 from tea_jax.models.policy import Policy
 from tea_jax.rollout.types import Rollouts
-from tests.benchmarks.common import SMOLLM2, describe, peak_gib, seconds, torch_model
+from tests.benchmarks.common import SMOLLM2, peak_gib, seconds, torch_model
 
 
 def jax_side(arguments, prompt: np.ndarray, completions: np.ndarray, advantages: np.ndarray):
@@ -114,10 +114,12 @@ def main() -> None:
   completions = rng.integers(0, SMOLLM2.vocab_size, (arguments.group, arguments.new_tokens))
   advantages = rng.normal(size=arguments.group).astype(np.float32)
   make = jax_side if arguments.side == "jax" else torch_side
-  times = seconds(make(arguments, prompt, completions, advantages), arguments.repeats)
+  make = jax_side if arguments.side == "jax" else torch_side
+  run = make(arguments, prompt, completions, advantages)
+  times = seconds({arguments.side: run}, arguments.repeats)[arguments.side]
   print(
     f"{arguments.side} {arguments.dtype} update of {arguments.group} x"
-    f" ({arguments.prompt} + {arguments.new_tokens}): {describe(times)}, peak {peak_gib():.1f} GiB"
+    f" ({arguments.prompt} + {arguments.new_tokens}): {times}, peak {peak_gib():.1f} GiB"
   )
 
 
