@@ -239,7 +239,9 @@ def checksums(tree: Any) -> list[int]:
   leaves = jax.tree.leaves(tree)
   if not all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves):
     return []
-  return [zlib.crc32(memoryview(np.ascontiguousarray(leaf).view(np.uint8))) for leaf in leaves]
+  # The annotation of numpy's buffer protocol needs Python 3.12.
+  buffers: list[Any] = [np.ascontiguousarray(leaf).view(np.uint8) for leaf in leaves]
+  return [zlib.crc32(buffer) for buffer in buffers]
 
 
 def _check_checksums(state: Any, expected: list[int]) -> None:
