@@ -68,13 +68,16 @@ def _kth_by_network(keys: Int[Array, "rows num_rollouts"], count: int) -> Int[Ar
 
 
 def in_blocks(function: Callable[..., Any], *arrays: Array) -> Any:
-  """Applies a function of rows to a quarter of the rows at a time.
+  """Applies a function of rows to a quarter of the rows at a time, where columns are unrolled.
 
   A loop is a border for the compiler. Without one XLA's CPU compiler repeats what leads to a
   number for each row, cheap operation by cheap operation, inside everything that uses it: for a
-  sorting network or an unrolled sum that is eight times the work.
+  sorting network or an unrolled sum that is eight times the work. Wider groups end in reductions,
+  which are borders themselves.
   """
-  rows = arrays[0].shape[0]
+  rows, num_rollouts = arrays[0].shape
+  if num_rollouts > _LARGEST_NETWORK:
+    return function(*arrays)
   block = -(-rows // _BLOCKS)
 
   def split(array):
@@ -193,7 +196,10 @@ def sum_by_columns(
     return _tree_sum([term(values[:, column], *per_row) for column in range(num_rollouts)])
   broadcast = [value[:, None] for value in per_row]
   whole = num_rollouts - num_rollouts % _LANES
-  folded = _fold(lambda piece: term(piece, *broadcast), values[:, :whole]).sum(axis=-1)
+  folded = _fold(lambda piece: term(piece, *broadcast), values[:, :whole])
+  # A product with ones: the compiler would hand a sum, its pieces unfused, to a reduction library.
+  ones = jnp.ones(_LANES, folded.dtype)
+  total = jnp.dot(folded, ones, precision=lax.Precision.HIGHEST)
   if whole == num_rollouts:
-    return folded
-  return folded + sum_by_reduction(term, values[:, whole:], *per_row)
+    return total
+  return total + sum_by_reduction(term, values[:, whole:], *per_row)
