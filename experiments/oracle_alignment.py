@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-import time
 
 import jax
 import rich.console
@@ -129,7 +128,6 @@ def show(study: alignment_report.Study, sizes: tuple[int, ...]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
   flags = tyro.cli(Flags, args=arguments, description=__doc__)
-  start = time.perf_counter()
   try:
     if not flags.synthetic:
       raise ValueError("say --synthetic: pools of known shapes are the only source so far")
@@ -138,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 2
   show(study, flags.num_rollouts)
-  settings = dataclasses.asdict(flags) | {"seconds": round(time.perf_counter() - start, 1)}
+  settings = dataclasses.asdict(flags)
   report = alignment_report.write_alignment(
     study, flags.output, settings=settings, compare=flags.compare, figure=flags.figure
   )

@@ -62,7 +62,7 @@ POOL_SHAPES: dict[str, Callable[[Array, tuple[int, ...]], Array]] = {
   "trimodal": _trimodal,
   "triangular": _triangular,
   "reversed_exponential": lambda key, shape: -jax.random.exponential(key, shape),
-  "binary": lambda key, shape: 1.0 * jax.random.bernoulli(key, 0.3, shape),
+  "rare_success": lambda key, shape: 1.0 * jax.random.bernoulli(key, 0.01, shape),
 }
 """Name -> draws of `(key, [prompts, pool_size])`."""
 
@@ -80,7 +80,7 @@ STRESS_POOLS = (
   "mixed",
 )
 """Looked at while choosing, not optimised; "mixed" has another shape for each prompt."""
-FRESH_POOLS = ("logistic", "trimodal", "triangular", "reversed_exponential", "binary")
+FRESH_POOLS = ("logistic", "trimodal", "triangular", "reversed_exponential", "rare_success")
 """Not looked at before the choice was made."""
 
 

@@ -8,12 +8,13 @@ import numpy as np
 
 from tea_jax.advantages import make_advantage
 
-# One entry for each behaviour that matters to the shared contract. Rules of other rooms that are
-# registered later are covered by test_every_registered_rule_is_covered_here.
+# One entry for each behaviour that matters to the shared contract; a rule that is registered and
+# not listed fails test_every_registered_rule_is_covered_here.
 CASES = {
   "tea": ("tea", {}),
   "tea_signed": ("tea", {"positive_part": False, "tail_fraction": 0.5, "budget": 16}),
   "tail_influence": ("tail_influence", {}),
+  "blended_influence": ("blended_influence", {}),
   "prefix_tea": ("prefix_tea", {}),
   "subset_tea": ("subset_tea", {"num_orders": 3}),
   "grpo": ("grpo", {}),

@@ -12,7 +12,7 @@ from scipy import integrate, special, stats
 
 from tea_jax.advantages import BlendedInfluenceConfig, blended_influence, make_advantage
 from tea_jax.evaluation.alignment import make_alignment
-from tea_jax.evaluation.synthetic_pools import DEFAULT_POOLS, FRESH_POOLS, synthetic_pools
+from tea_jax.evaluation.synthetic_pools import DEFAULT_POOLS, synthetic_pools
 
 BUDGET = 9
 
@@ -183,7 +183,7 @@ RIVALS = {
 def test_it_is_the_best_rule_on_every_default_pool(num_rollouts):
   rules = {name: make_advantage(name, **arguments) for name, arguments in RIVALS.items()}
   evaluate = make_alignment({**rules, "blended": RULE}, num_rollouts=num_rollouts)
-  for index, shape in enumerate((*DEFAULT_POOLS, *FRESH_POOLS)):
+  for index, shape in enumerate(DEFAULT_POOLS):
     keys = jax.random.split(jax.random.key(100 + index), 24)
     pools = jnp.stack([synthetic_pools(key, shape) for key in keys])
     cosines = {name: x.cosines for name, x in evaluate(jax.random.key(index), pools).items()}
