@@ -55,8 +55,11 @@ from tea_jax.advantages import (  # isort: skip
 )
 
 if TYPE_CHECKING:
-  from tea_jax.models.load import load_policy
+  from tea_jax.models.load import load_policy, load_sequence_classifier
+  from tea_jax.models.lora import LoraConfig, init_adapters, merge_adapters
+  from tea_jax.models.peft import load_adapters, save_adapters
   from tea_jax.models.policy import Policy
+  from tea_jax.models.sharding import make_mesh
   from tea_jax.rollout.engine import RolloutEngine
   from tea_jax.rollout.sampling import SamplingConfig
   from tea_jax.training.config import RunConfig
@@ -66,16 +69,24 @@ __version__ = "0.1.0"
 
 # Models and training take seconds to import, so they are imported when they are first named.
 _LAZY = {
+  "LoraConfig": "tea_jax.models.lora",
   "Policy": "tea_jax.models.policy",
   "RolloutEngine": "tea_jax.rollout.engine",
   "RunConfig": "tea_jax.training.config",
   "SamplingConfig": "tea_jax.rollout.sampling",
+  "init_adapters": "tea_jax.models.lora",
+  "load_adapters": "tea_jax.models.peft",
   "load_policy": "tea_jax.models.load",
+  "load_sequence_classifier": "tea_jax.models.load",
+  "make_mesh": "tea_jax.models.sharding",
+  "merge_adapters": "tea_jax.models.lora",
+  "save_adapters": "tea_jax.models.peft",
   "train": "tea_jax.training.loop",
 }
 
 __all__ = [
   "AdvantageRule",
+  "LoraConfig",
   "Policy",
   "RolloutEngine",
   "RunConfig",
@@ -99,16 +110,22 @@ __all__ = [
   "direct_gradient",
   "expected_maximum",
   "grpo",
+  "init_adapters",
   "invert_tail",
+  "load_adapters",
   "load_policy",
+  "load_sequence_classifier",
   "make_advantage",
+  "make_mesh",
   "max_at_k",
   "maximum_influence",
+  "merge_adapters",
   "minimum_budget",
   "prefix_gradient",
   "prefix_tea",
   "register_advantage",
   "rloo",
+  "save_adapters",
   "shaped_reward",
   "subset_averaged_gradient",
   "subset_tea",
