@@ -144,8 +144,16 @@ def majority_threshold(
   if where is not None:
     wrong &= where
   answers = jnp.maximum(answers, -1)
-  same = (answers[..., :, None] == answers[..., None, :]) & wrong[..., None, :]
-  strongest = jnp.max(jnp.where(wrong, jnp.sum(same, -1, dtype=jnp.int32), 0), -1)
+  # One rollout after the other: all pairs at once would be m times the memory of the rewards.
+  strongest = jnp.max(
+    jax.lax.fori_loop(
+      0,
+      rewards.shape[-1],
+      lambda i, copies: copies + _equal_to(i, answers, wrong),
+      jnp.zeros(rewards.shape, jnp.int32),
+    ),
+    -1,
+  )
   if where is None:
     count = rewards.shape[-1]
   else:
@@ -194,6 +202,13 @@ def aligned_weights(
   total = jnp.sum(weights, axes, keepdims=True)
   number = jnp.sum(counts, axes, keepdims=True)
   return weights * number / jnp.where(total > 0, total, 1)
+
+
+def _equal_to(index: Array, answers: Array, wrong: Array) -> Array:
+  """1 where a wrong rollout has the answer of rollout `index`, if that is wrong too."""
+  answer = jax.lax.dynamic_index_in_dim(answers, index, -1)
+  counts = jax.lax.dynamic_index_in_dim(wrong, index, -1)
+  return ((answers == answer) & wrong & counts).astype(jnp.int32)
 
 
 def _times(factor, logarithm: Array) -> Array:
