@@ -1,10 +1,12 @@
 """How well advantage rules point along the best-of-N gradient (Table 13).
 
   python -m experiments.oracle_alignment --synthetic
+  python -m experiments.oracle_alignment --preset quickstart --num-seeds 5
 
-Synthetic pools of known shapes with orthonormal scores: for every rule, pool and group size m the
-cosine to the exact best-of-N gradient, mean and standard error over seeds, with the published
-numbers beside. Writes alignment.csv, alignment.json, alignment.png and report.md.
+For every rule, pool and group size m the cosine to the exact best-of-N gradient, mean and standard
+error over seeds, with the published numbers beside: on synthetic pools of known shapes with
+orthonormal scores, or on the policy, prompts and reward of a preset with the gradients of the last
+block. Writes alignment.csv, alignment.json, alignment.png and report.md.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ import rich.table
 import tyro
 
 from tea_jax.advantages import GroupRule
+from tea_jax.compilation import enable_compilation_cache
 from tea_jax.evaluation import alignment, alignment_report, synthetic_pools
-from tea_jax.training.presets import parse_rule
+from tea_jax.evaluation.policy_study import policy_study
+from tea_jax.training.presets import get_preset, parse_rule
 
 RULES = (
   "grpo",
@@ -48,6 +52,8 @@ RULES = (
 class Flags:
   synthetic: bool = False
   """Pools of known shapes with orthonormal scores."""
+  preset: str | None = None
+  """Pools drawn from the policy of this preset instead."""
   rules: tuple[str, ...] = RULES
   """Rules, each `name` or `name:argument=value,...`; "best_of_n_oracle" takes the group as pool."""
   pools: tuple[str, ...] = synthetic_pools.DEFAULT_POOLS
@@ -102,6 +108,16 @@ def synthetic_study(flags: Flags) -> alignment_report.Study:
   return study
 
 
+def real_study(flags: Flags) -> alignment_report.Study:
+  enable_compilation_cache()
+  shared = ("num_rollouts", "num_seeds", "budget", "num_prompts", "pool_size", "seed")
+  options = {name: getattr(flags, name) for name in shared}
+  config = get_preset(str(flags.preset)).config
+  return {
+    str(flags.preset): policy_study(config, build_rules(flags), folder=flags.output, **options)
+  }
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def draw_pools(flags: Flags, pool: str, key: jax.Array) -> jax.Array:
   """`[num_seeds, num_prompts, pool_size]` rewards."""
@@ -129,9 +145,9 @@ def show(study: alignment_report.Study, sizes: tuple[int, ...]) -> None:
 def main(arguments: list[str] | None = None) -> int:
   flags = tyro.cli(Flags, args=arguments, description=__doc__)
   try:
-    if not flags.synthetic:
-      raise ValueError("say --synthetic: pools of known shapes are the only source so far")
-    study = synthetic_study(flags)
+    if flags.synthetic == (flags.preset is not None):
+      raise ValueError("say either --synthetic or --preset NAME: where the pools come from")
+    study = synthetic_study(flags) if flags.synthetic else real_study(flags)
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2

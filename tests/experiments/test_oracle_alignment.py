@@ -5,6 +5,9 @@ import json
 import pytest
 
 from experiments import oracle_alignment
+from tea_jax.advantages import grpo, tea
+from tea_jax.evaluation.policy_study import policy_study
+from tests.training import tiny
 
 
 def run(tmp_path, *arguments) -> int:
@@ -38,7 +41,8 @@ def test_the_budget_of_the_study_reaches_the_rules_that_do_not_name_one():
 @pytest.mark.parametrize(
   "arguments, message",
   [
-    ([], "say --synthetic"),
+    ([], "say either --synthetic"),
+    (["--preset", "nope"], "unknown preset 'nope'"),
     (["--synthetic", "--rules", "teaa"], "unknown advantage rule 'teaa'"),
     (["--synthetic", "--rules", "tea:budget=1"], "budget=1"),
     (["--synthetic", "--rules", "cat_majority"], "needs answers"),
@@ -53,3 +57,21 @@ def test_mistakes_are_one_clear_line(tmp_path, capsys, arguments, message):
 
 def test_every_default_rule_exists():
   assert set(oracle_alignment.build_rules(oracle_alignment.Flags())) == set(oracle_alignment.RULES)
+
+
+def test_real_policy_study_aligns_every_rule(tmp_path):
+  options = {"num_rollouts": (8,), "num_seeds": 2, "budget": 32, "num_prompts": 3, "pool_size": 16}
+  study = policy_study(
+    tiny.config(tmp_path),
+    {"tea": tea(budget=32), "grpo": grpo()},
+    folder=tmp_path,
+    policy=tiny.policy(),
+    splits=tiny.splits(),
+    reward=tiny.reward,
+    say=lambda _: None,
+    **options,
+  )
+  for name in ("tea", "grpo"):
+    assert len(study[8][name].cosines) == 2
+    assert abs(study[8][name].mean) <= 1
+  assert len(list((tmp_path / "pools").glob("*.npz"))) == 3

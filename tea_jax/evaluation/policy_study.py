@@ -1,0 +1,84 @@
+"""Table 13 on a policy of a run config: its model, prompts, reward and sampler."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+from tea_jax.advantages import AdvantageRule
+from tea_jax.evaluation.alignment import Alignment
+from tea_jax.evaluation.policy_alignment import policy_alignment, sample_pools
+from tea_jax.models.policy import Policy
+from tea_jax.rewards import RewardFunction
+from tea_jax.rollout.engine import RolloutEngine
+from tea_jax.rollout.sampling import SamplingConfig
+from tea_jax.training import inputs
+from tea_jax.training.config import RunConfig
+
+
+def policy_study(
+  config: RunConfig,
+  rules: Mapping[str, AdvantageRule],
+  *,
+  num_rollouts: Sequence[int],
+  num_seeds: int,
+  budget: int,
+  num_prompts: int,
+  pool_size: int,
+  folder: str | pathlib.Path,
+  seed: int = 0,
+  policy: Policy | None = None,
+  splits: inputs.Splits | None = None,
+  reward: RewardFunction | None = None,
+  say: Callable[[str], None] = print,
+) -> dict[int, dict[str, Alignment]]:
+  """Alignment of every rule on pools drawn from a policy, by group size.
+
+  Args:
+    config: gives model, prompts, reward, temperature and completion length.
+    rules: need rewards (and a key) only.
+    num_rollouts, num_seeds, budget, seed: see `policy_alignment`.
+    num_prompts: training prompts that one gradient is summed over.
+    pool_size: rollouts of each.
+    folder: keeps the pools; an interrupted study goes on with the prompt that is missing.
+    policy, splits, reward: instead of those of the config.
+    say: told what happens.
+
+  Raises:
+    ValueError: if there are too few prompts, or a group exceeds the pool.
+  """
+  if max(num_rollouts) > pool_size:
+    raise ValueError(f"num_rollouts={max(num_rollouts)} exceeds pool_size={pool_size}.")
+  splits = splits or inputs.load_splits(config.data)
+  chosen = list(splits["train"])[:num_prompts]
+  if len(chosen) < num_prompts:
+    raise ValueError(f"num_prompts={num_prompts}, but there are {len(chosen)} training prompts.")
+  policy = policy or inputs.load_run_policy(config)
+  prompts = inputs.encode(chosen, policy, config.data)
+  sampling = SamplingConfig(
+    temperature=config.sampling.temperature,
+    max_completion_length=config.sampling.max_completion_length,
+  )
+  longest = max(map(len, prompts.tokens))
+  pools = sample_pools(
+    RolloutEngine(policy, sampling, smallest_prompt=longest),
+    policy.params,
+    prompts,
+    reward or inputs.make_run_reward(config),
+    folder=pathlib.Path(folder) / "pools",
+    pool_size=pool_size,
+    seed=seed,
+    progress=lambda done, total: say(f"pools: {done} of {total} prompts"),
+  )
+  return policy_alignment(
+    policy,
+    policy.params,
+    pools,
+    rules,
+    num_rollouts=num_rollouts,
+    num_seeds=num_seeds,
+    budget=budget,
+    temperature=config.sampling.temperature,
+    seed=seed,
+    progress=lambda done, total: say(f"gradients: {done} of {total} chunks"),
+  )
