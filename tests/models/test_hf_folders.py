@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 
@@ -245,6 +246,45 @@ def test_policy_loads_without_a_tokenizer_and_knows_its_head(tmp_path):
 def test_unknown_name_is_refused_with_what_is_possible():
   with pytest.raises(FileNotFoundError, match=r"neither a folder, a \.gguf file, a hub id"):
     load_policy("./no-such-folder")
+
+
+def test_hub_id_is_fetched_without_second_copies_of_the_weights(tmp_path, monkeypatch):
+  folder, asked = write_folder(tmp_path / "snapshot", LLAMA), {}
+
+  def fetch(name, *, allow_patterns):
+    asked.update(name=name, patterns=allow_patterns)
+    return str(folder)
+
+  monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+  assert load_policy("owner/model").config.vocab_size == 97
+  assert asked["name"] == "owner/model"
+  for name, wanted in (
+    ("model-00001-of-00002.safetensors", True),
+    ("model.safetensors.index.json", True),
+    ("tokenizer.json", True),
+    ("chat_template.jinja", True),
+    ("consolidated.safetensors", False),
+    ("pytorch_model.bin", False),
+  ):
+    assert any(fnmatch.fnmatch(name, pattern) for pattern in asked["patterns"]) == wanted, name
+
+
+def test_hub_that_cannot_be_reached_is_named(monkeypatch):
+  def fail(*_, **__):
+    raise OSError("no route to host")
+
+  monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+  with pytest.raises(FileNotFoundError, match=r"'owner/model'.*hub: no route to host"):
+    load_policy("owner/model")
+
+
+def test_master_weights_may_be_half_precision(tmp_path):
+  folder = write_folder(tmp_path, LLAMA)
+  params = load_policy(folder, param_dtype="bfloat16").params
+  rounded = hf_tensors(LLAMA)["model.layers.1.mlp.up_proj.weight"].astype(ml_dtypes.bfloat16)
+  np.testing.assert_array_equal(params["layers"]["mlp"]["up"]["kernel"][1], rounded.T)
+  with pytest.raises(ValueError, match="param_dtype='int8' is not supported; supported: bfloat16"):
+    load_policy(folder, param_dtype="int8")
 
 
 def test_end_tokens_of_the_generation_config_are_used(tmp_path):

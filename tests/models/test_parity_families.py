@@ -74,6 +74,7 @@ def test_scores_of_a_ragged_batch_match_transformers(name, tmp_path):
   np.testing.assert_allclose(ours, theirs, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_saved_folder_gives_the_same_logits_in_transformers(name, tmp_path):
   source = write_folder(tmp_path / "source" / name, FAMILIES[name])
