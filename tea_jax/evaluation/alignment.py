@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from tea_jax.advantages import AdvantageRule, best_of_n_oracle
+from tea_jax.advantages import GroupRule, best_of_n_oracle
 
 PUBLISHED_BUDGET = 128
 PUBLISHED_SIZES = (8, 16, 32, 64, 128, 256)
@@ -181,7 +181,7 @@ def _cosine(product: Array, left: Array, right: Array) -> Array:
 
 
 def group_advantages(
-  rule: AdvantageRule,
+  rule: GroupRule,
   pools: Float[Array, "prompts pool_size"],
   indices: Int[Array, "prompts num_rollouts"],
   *,
@@ -198,13 +198,13 @@ def group_advantages(
   return rule(jnp.take_along_axis(jnp.asarray(pools), indices, -1), key=key)
 
 
-def needs_more_than_rewards(rule: AdvantageRule) -> tuple[str, ...]:
+def needs_more_than_rewards(rule: GroupRule) -> tuple[str, ...]:
   """Named inputs of a rule that a pool of rewards cannot supply."""
   return tuple(name for name in rule.needs if name != "key")
 
 
 def make_alignment(
-  rules: Mapping[str, AdvantageRule], *, num_rollouts: int, budget: int = PUBLISHED_BUDGET
+  rules: Mapping[str, GroupRule], *, num_rollouts: int, budget: int = PUBLISHED_BUDGET
 ) -> Callable[[Array, Float[Array, "seeds prompts pool_size"]], dict[str, Alignment]]:
   """A compiled `(key, pools) -> {rule: Alignment}` for orthonormal scores.
 
@@ -245,12 +245,11 @@ def make_alignment(
   return evaluate
 
 
-def _accepts(name: str, rule: AdvantageRule, num_rollouts: int) -> bool:
+def _accepts(name: str, rule: GroupRule, num_rollouts: int) -> bool:
   if missing := needs_more_than_rewards(rule):
     raise ValueError(f"rule {name!r} needs {', '.join(missing)}, which pools of rewards lack")
   try:
-    if (check := getattr(rule, "check_num_rollouts", None)) is not None:
-      check(num_rollouts)
+    rule.check_num_rollouts(num_rollouts)
   except ValueError:
     return False
   return True
