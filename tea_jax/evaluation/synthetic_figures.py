@@ -69,27 +69,39 @@ def _rollout_axis(axis: Any, grid: Sequence[int]) -> None:
   axis.set_xlabel("rollouts per prompt, $m$")
 
 
-def _slope_label(slope: Slope | None) -> str:
-  if slope is None:
-    return "in the noise"
-  value = f"{slope.slope:.2f}".replace("-", "−")
-  return f"slope {value}"
+# Estimators that would hide each other are drawn beside each other.
+_SHIFT = {"prefix": 0.96, "prefix_larger": 1.04}
+
+
+def _slope_label(slope: Slope | None, bound: tuple[float, int, int] | None) -> str:
+  if slope is not None:
+    text = f"slope {slope.slope:.2f}"
+  elif bound is not None:
+    text = f"slope < {bound[0]:.1f}"
+  else:
+    text = "in the noise"
+  return text.replace("-", "−")
 
 
 def _draw_estimator(
-  axis: Any, rows: list[Row], kind: str, slope: Slope | None, published_label: str | None
+  axis: Any,
+  rows: list[Row],
+  kind: str,
+  slope: Slope | None,
+  bound: tuple[float, int, int] | None,
 ) -> None:
   estimator = rows[0].estimator
   color, marker = _COLORS[estimator], _MARKERS[estimator]
-  label = f"{LABELS[estimator]}: {_slope_label(slope)}"
-  grid = np.array([row.num_rollouts for row in rows])
+  label = f"{LABELS[estimator]}: {_slope_label(slope, bound)}"
+  shift = _SHIFT.get(estimator, 1.0)
+  grid = shift * np.array([row.num_rollouts for row in rows])
   if kind == "variance":
     values = np.array([row.variance for row in rows])
     errors = np.array([row.variance_error for row in rows])
     resolved = np.ones(len(rows), bool)
   else:
     resolved = np.array([row.resolved for row in rows])
-    values = np.array([row.bias if row.resolved else row.bias_error for row in rows])
+    values = np.array([row.bias if row.resolved else row.bias_limit for row in rows])
     errors = np.array([row.bias_error for row in rows])
   axis.errorbar(
     grid[resolved],
@@ -103,7 +115,7 @@ def _draw_estimator(
     label=label,
   )
   if not resolved.all():
-    # What is measured here is noise: a bar at its level, with an arrow down.
+    # Not told from noise: a bar at the upper limit, with an arrow down.
     axis.errorbar(
       grid[~resolved],
       values[~resolved],
@@ -121,7 +133,7 @@ def _draw_estimator(
   known = [row for row in rows if row.published is not None]
   if known:
     axis.plot(
-      [row.num_rollouts for row in known],
+      [shift * row.num_rollouts for row in known],
       [getattr(row.published, kind) for row in known],
       color=color,
       marker=marker,
@@ -129,7 +141,6 @@ def _draw_estimator(
       markersize=9.5,
       markeredgewidth=0.9,
       linestyle="none",
-      label=published_label,
     )
 
 
@@ -145,13 +156,19 @@ def draw_scaling(summary: Summary, path: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(11.0, 4.9), layout="constrained")
     grid = sorted({row.num_rollouts for row in summary.rows})
     for axis, kind, slopes, title in (
-      (axes[0], "bias", summary.bias_slopes, "Bias norm (arrow: below the Monte-Carlo noise)"),
+      (
+        axes[0],
+        "bias",
+        summary.bias_slopes,
+        "Bias norm (arrow: upper limit, in the Monte-Carlo noise)",
+      ),
       (axes[1], "variance", summary.variance_slopes, "Total variance of one prompt"),
     ):
       for estimator in LABELS:
         rows = summary.of(estimator)
         if rows:
-          _draw_estimator(axis, rows, kind, slopes[estimator], None)
+          bound = summary.bias_bounds[estimator] if kind == "bias" else None
+          _draw_estimator(axis, rows, kind, slopes[estimator], bound)
       axis.set_yscale("log")
       _rollout_axis(axis, grid)
       axis.set_title(title, loc="left")
@@ -161,7 +178,9 @@ def draw_scaling(summary: Summary, path: Path) -> None:
     low, high = axes[1].get_ylim()
     axes[1].set_ylim(low, high * 6.0)
     if any(row.published for row in summary.rows):
-      figure.supxlabel("filled: this run; hollow: published; lines: least-squares fits", fontsize=9)
+      figure.supxlabel(
+        "filled: this run; hollow: published; lines: weighted least-squares fits", fontsize=9
+      )
     _save(figure, path)
     pyplot.close(figure)
 

@@ -67,7 +67,7 @@ def table_cells(row: Row) -> list[str]:
   if row.resolved:
     cells.append(_beside(row.bias, row.bias_error, published and published.bias))
   else:
-    noise = f"< {_number(RESOLVED * row.bias_error, 2)}"
+    noise = f"< {_number(row.bias_limit, 2)}"
     cells.append(noise + (f" ({_number(published.bias, 4)})" if published else ""))
   cells.append(_beside(row.variance, row.variance_error, published and published.variance))
   cells.append(_number(row.variance * row.num_rollouts))
@@ -141,12 +141,15 @@ def write_tables(config: DiagnosticConfig, summary: Summary, folder: Path) -> No
     "tail_influence_target": influence_gradient(config).tolist(),
     "rows": records,
     "bias_slopes": slopes(summary.bias_slopes),
+    "bias_slope_upper_bounds": summary.bias_bounds,
     "variance_slopes": slopes(summary.variance_slopes),
   }
   write_text(folder / "table.json", json.dumps(_jsonable(document), indent=2) + "\n")
 
 
-def _slope_text(slope: Slope | None) -> list[str]:
+def _slope_text(slope: Slope | None, bound: tuple[float, int, int] | None = None) -> list[str]:
+  if slope is None and bound is not None:
+    return [f"< {bound[0]:.2f}", f"{bound[1]}–{bound[2]}"]
   if slope is None:
     return ["in the noise", ""]
   grid = slope.num_rollouts
@@ -189,7 +192,13 @@ def _findings(summary: Summary) -> list[str]:
       grid = ", ".join(map(str, noisy))
       lines.append(
         f"- The bias of {LABELS[estimator]} is within {RESOLVED:g} times its noise at m = {grid}: "
-        "the noise floor of this run. Bounds stand in the table, and the slope uses the other m."
+        "the noise floor of this run. Upper limits stand in the table; the slope uses the other m."
+      )
+    bound = summary.bias_bounds[estimator]
+    if bound is not None:
+      lines.append(
+        f"- Into the noise the bias of {LABELS[estimator]} falls at least as m to the power "
+        f"{bound[0]:.1f} (m = {bound[1]} to {bound[2]}, from the upper limit)."
       )
     crossed = [row for row in rows if row.crossover is not None]
     if crossed and estimator != "tail_influence":
@@ -224,7 +233,7 @@ def report_text(config: DiagnosticConfig, summary: Summary, *, command: str) -> 
   slopes = [
     [
       LABELS[name],
-      *_slope_text(summary.bias_slopes[name]),
+      *_slope_text(summary.bias_slopes[name], summary.bias_bounds[name]),
       *_slope_text(summary.variance_slopes[name]),
     ]
     for name in summary.bias_slopes
@@ -246,8 +255,8 @@ def report_text(config: DiagnosticConfig, summary: Summary, *, command: str) -> 
     "## Result",
     "",
     "Value ± standard error (published value; ratio to it). The published values are Table 15 of "
-    "arXiv 2605.10716. `< x`: not told from noise, of which x is "
-    f"{RESOLVED:g} times the size.",
+    f"arXiv 2605.10716. `< x`: not told from noise (within {RESOLVED:g} times its size); x is an "
+    "upper limit, the measured norm and twice the noise.",
     "",
     _markdown_table(_header(summary), rows),
     "",

@@ -6,6 +6,7 @@ Beside each number stands the published one (Table 15 of arXiv 2605.10716), wher
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -109,13 +110,26 @@ class Row:
     """Whether the bias is told from noise."""
     return self.raw_bias > RESOLVED * self.bias_error
 
+  @property
+  def bias_limit(self) -> float:
+    """Upper limit of the bias, for where it is not resolved.
+
+    Twice the noise of the vector is 2.8 times that of a component, if the two are alike.
+    """
+    return self.raw_bias + 2.0 * self.bias_error
+
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """Rows in order of estimator and m, and fitted slopes by estimator (None: under the noise)."""
+  """Rows in order of estimator and m, and slopes by estimator (None: under the noise).
+
+  `bias_bounds` holds, where a bias sinks into the noise, an upper bound of its slope there and the
+  two m between which it holds.
+  """
 
   rows: tuple[Row, ...]
   bias_slopes: dict[str, Slope | None]
+  bias_bounds: dict[str, tuple[float, int, int] | None]
   variance_slopes: dict[str, Slope | None]
 
   def of(self, estimator: str) -> list[Row]:
@@ -143,20 +157,43 @@ def crossover_batch(
 def fit_slope(
   num_rollouts: Sequence[int], values: Sequence[float], errors: Sequence[float]
 ) -> Slope | None:
-  """Slope of log value against log m; None for fewer than two points."""
+  """Slope of log value against log m, weighted by the errors; None for fewer than two points.
+
+  Args:
+    num_rollouts: m.
+    values: positive.
+    errors: standard errors of the values; if one is 0, all weigh the same.
+
+  Returns:
+    `Slope`, or None.
+  """
   if len(num_rollouts) < 2:
     return None
   x = np.log(np.asarray(num_rollouts, np.float64))
   y = np.log(np.asarray(values, np.float64))
   relative = np.asarray(errors, np.float64) / np.asarray(values, np.float64)
-  leverage = (x - x.mean()) / np.sum(np.square(x - x.mean()))
+  weights = np.ones_like(x) if np.any(relative == 0.0) else relative**-2
+  weights = weights / weights.sum()
+  centred = x - weights @ x
+  leverage = weights * centred / (weights @ centred**2)
   slope = float(leverage @ y)
   return Slope(
     slope=slope,
-    intercept=float(y.mean() - slope * x.mean()),
+    intercept=float(weights @ (y - slope * x)),
     error=float(np.sqrt(np.sum(np.square(leverage * relative)))),
     num_rollouts=tuple(int(m) for m in num_rollouts),
   )
+
+
+def _slope_bound(rows: Sequence[Row]) -> tuple[float, int, int] | None:
+  """Upper bound of the bias slope into the noise: last resolved m to the first that is not."""
+  for row, following in itertools.pairwise(rows):
+    if row.resolved and not following.resolved:
+      lowest = row.raw_bias - 2.0 * row.bias_error
+      rise = math.log(following.bias_limit / lowest)
+      step = math.log(following.num_rollouts / row.num_rollouts)
+      return rise / step, row.num_rollouts, following.num_rollouts
+  return None
 
 
 def _squared_bias(result: CellResult) -> tuple[float, float]:
@@ -248,6 +285,7 @@ def summarize(
   rows = tuple(_row(cell, tea.get(cell.num_rollouts), batches, comparable) for cell in ordered)
   bias_slopes: dict[str, Slope | None] = {}
   variance_slopes: dict[str, Slope | None] = {}
+  bias_bounds: dict[str, tuple[float, int, int] | None] = {}
   for estimator in dict.fromkeys(row.estimator for row in rows):
     start = _SLOPE_FROM.get(estimator, slope_from)
     fitted = [row for row in rows if row.estimator == estimator and row.num_rollouts >= start]
@@ -256,6 +294,7 @@ def summarize(
       [row.variance for row in fitted],
       [row.variance_error for row in fitted],
     )
+    bias_bounds[estimator] = _slope_bound(fitted)
     above = []
     for row in fitted:
       if not row.resolved:
@@ -266,7 +305,7 @@ def summarize(
       [row.bias for row in above],
       [row.bias_error for row in above],
     )
-  return Summary(rows, bias_slopes, variance_slopes)
+  return Summary(rows, bias_slopes, bias_bounds, variance_slopes)
 
 
 def row_record(row: Row) -> dict[str, Any]:
@@ -290,6 +329,7 @@ def row_record(row: Row) -> dict[str, Any]:
 
   put("bias", row.bias, row.bias_error, published and published.bias)
   record["bias_noise_included"] = row.raw_bias
+  record["bias_upper_limit"] = row.bias_limit
   record["bias_resolved"] = row.resolved
   record["plain_mean_chi_square"] = row.plain_distance
   record["bias_to_tea_target"] = row.bias_to_tea_target

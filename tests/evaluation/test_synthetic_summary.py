@@ -58,6 +58,13 @@ def test_slope_error_is_that_of_two_points():
   assert slope.error == pytest.approx(math.hypot(0.02, 0.01) / math.log(10.0))
 
 
+def test_slope_leans_on_the_points_that_are_known_well():
+  values = [1.0, 0.1, 0.05]
+  slope = summaries.fit_slope([1, 10, 100], values, [0.001, 0.0001, 0.05])
+  assert slope is not None
+  assert slope.slope == pytest.approx(-1.0, abs=1e-3)
+
+
 @pytest.mark.parametrize("key", summaries.PUBLISHED)
 def test_published_errors_follow_from_published_bias_and_variance(key):
   row = summaries.PUBLISHED[key]
@@ -95,6 +102,12 @@ def test_slopes_stop_at_the_noise_floor():
   assert slope.slope == pytest.approx(-3.0, abs=0.1)
   assert summary.bias_slopes["tea"].slope == pytest.approx(-1.0)
   assert summary.variance_slopes["prefix"].num_rollouts == tuple(grid)
+  bound = summary.bias_bounds["prefix"]
+  assert bound is not None
+  limit = 1e5 / 1024**3 + 2e-4
+  assert bound[1:] == (512, 1024)
+  assert bound[0] == pytest.approx(math.log2(limit / (1e5 / 512**3 - 2e-4)))
+  assert summary.bias_bounds["tea"] is None
 
 
 def test_row_holds_the_published_number_and_the_ratio():
@@ -125,7 +138,7 @@ def test_report_reads_by_itself():
   assert "python x.py" in text
   for row in summary.rows:
     assert " | ".join(table_cells(row)) in text
-  assert "< 3.0e-04" in text
+  assert "< 2.0e-04" in text
 
 
 def test_heat_map_is_negative_where_the_batch_is_beyond_the_crossover():
