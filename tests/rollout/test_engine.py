@@ -130,7 +130,7 @@ def test_splitting_segments_and_callbacks_change_nothing():
   np.testing.assert_array_equal(split.finished, expected.finished)
   np.testing.assert_allclose(split.logprobs, expected.logprobs, atol=1e-5)
   assert seen[-1].rows_done == seen[-1].rows_total == 10
-  assert max(report.completion_tokens.shape[1] for report in seen) <= 2 or len(seen) > 6
+  assert max(report.completion_tokens.shape[1] for report in seen) == 2
   assert {len(report.rollouts) for report in seen} == {1, 2}
 
 
@@ -183,6 +183,7 @@ def test_repetition_penalty_sees_prompt_and_completion():
     assert len(set(row)) == len(row)
 
 
+@pytest.mark.slow
 def test_ragged_batches_compile_each_bucket_once():
   policy = tiny_policy()
   # A temperature of its own: equal programs share their compilations with other tests.
