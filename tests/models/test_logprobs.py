@@ -1,4 +1,5 @@
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def buffers(jaxpr):
   for equation in jaxpr.eqns:
     for variable in equation.outvars:
       yield getattr(variable.aval, "shape", ())
-    for inner in jax.core.jaxprs_in_params(equation.params):
+    for inner in jax.extend.core.jaxprs_in_params(equation.params):
       yield from buffers(inner)
 
 
