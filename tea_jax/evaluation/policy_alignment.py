@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from tea_jax.advantages import AdvantageRule
+from tea_jax.advantages import GroupRule
 from tea_jax.data import EncodedPrompts, reward_inputs
 from tea_jax.evaluation.alignment import (
   Alignment,
@@ -32,6 +32,7 @@ from tea_jax.evaluation.alignment import (
 from tea_jax.evaluation.records import write_whole
 from tea_jax.models.attention import causal_attention
 from tea_jax.models.causal_lm import embed_tokens, head_weight, run_layers
+from tea_jax.models.config import ModelConfig
 from tea_jax.models.fused_head import HeadOptions, default_chunk, fused_logprobs
 from tea_jax.models.layers import normalize
 from tea_jax.models.policy import Policy
@@ -108,7 +109,7 @@ def sample_pools(
   return Pools(stacked[0], prompt_lengths, stacked[1], stacked[2])
 
 
-def _save(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _save(path: pathlib.Path, arrays: dict[str, Any]) -> None:
   with open(path, "wb") as file:  # np.savez would append .npz to a bare path
     np.savez(file, **arrays)
 
@@ -123,7 +124,7 @@ def make_gradient_sums(
     each leaf of `sums` is `[K, ...]`: `sums[k] += sum_r weights[k, r] grad log pi(y_r)`, the
     gradient with respect to the last block. `sums` is donated.
   """
-  config = policy.config
+  config: ModelConfig = policy.config
   before = dataclasses.replace(config, num_layers=config.num_layers - 1)
   last = dataclasses.replace(config, num_layers=1)
 
@@ -147,9 +148,11 @@ def make_gradient_sums(
         vocabulary_first, float(temperature), False, default_chunk(valid.size, config.vocab_size)
       )
       flat = hidden.reshape(valid.size, -1)
-      return fused_logprobs(flat, weight, tokens[:, 1:].reshape(-1), valid.reshape(-1), options)[
-        0
-      ].sum()
+      # pyright sees the custom_vjp wrapper's result as an object.
+      scored: Any = fused_logprobs(
+        flat, weight, tokens[:, 1:].reshape(-1), valid.reshape(-1), options
+      )
+      return jnp.sum(scored[0])
 
     layers = params["layers"]
     states = embed_tokens(config, params, tokens, positions, policy.dtype)
@@ -178,7 +181,7 @@ def empty_sums(params: Params, count: int) -> Params:
 
 
 def group_weights(
-  rules: Mapping[str, AdvantageRule],
+  rules: Mapping[str, GroupRule],
   rewards: Float[np.ndarray, "P n"],
   *,
   num_rollouts: Sequence[int],
@@ -210,7 +213,7 @@ def policy_alignment(
   policy: Policy,
   params: Params,
   pools: Pools,
-  rules: Mapping[str, AdvantageRule],
+  rules: Mapping[str, GroupRule],
   *,
   num_rollouts: Sequence[int],
   num_seeds: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
-from tea_jax.advantages import AdvantageRule
+from tea_jax.advantages import GroupRule
 from tea_jax.evaluation.alignment import Alignment
 from tea_jax.evaluation.policy_alignment import policy_alignment, sample_pools
 from tea_jax.models.policy import Policy
@@ -18,7 +18,7 @@ from tea_jax.training.config import RunConfig
 
 def policy_study(
   config: RunConfig,
-  rules: Mapping[str, AdvantageRule],
+  rules: Mapping[str, GroupRule],
   *,
   num_rollouts: Sequence[int],
   num_seeds: int,

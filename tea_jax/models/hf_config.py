@@ -135,7 +135,7 @@ def head_from_hf(hf: Mapping[str, Any]) -> Head:
   name = _class_name(hf)
   if name is None:
     return "causal_lm"
-  matching = [head for suffix, head in _HEAD_SUFFIX.items() if name.endswith(suffix)]
+  matching: list[Head] = [head for suffix, head in _HEAD_SUFFIX.items() if name.endswith(suffix)]
   if not matching:
     raise ValueError(
       f"The head of {name} is not supported; supported class names end in "
