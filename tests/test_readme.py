@@ -1,0 +1,74 @@
+"""The README's commands parse, its examples run, its files exist."""
+
+import importlib
+import pathlib
+import re
+import runpy
+import shlex
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.S)
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+# These need a model; their imports are checked, and the rooms' own tests run what they call.
+NEEDS_A_MODEL = ("load_policy(", "train(RunConfig", "best_of_n_frontier", "def short_and_polite")
+COMMANDS = [
+  part.strip().split("  #")[0]
+  for language, code in BLOCKS
+  if language in ("", "bash")
+  for line in code.splitlines()
+  for part in line.split("&&")
+  if re.match(r"\s*python (-m experiments\.|experiments/)", part)
+]
+
+
+def test_readme_names_both_setup_commands():
+  assert 'pip install -e ".[test]" && pytest' in TEXT
+  assert "python -m experiments.compare --preset quickstart" in TEXT
+
+
+@pytest.mark.parametrize("index", range(len(PYTHON)))
+def test_examples_import_what_exists(index):
+  for line in PYTHON[index].splitlines():
+    if re.match(r"(from \S+ )?import ", line):
+      exec(line, {})
+
+
+@pytest.mark.parametrize(
+  "code", [code for code in PYTHON if not any(word in code for word in NEEDS_A_MODEL)]
+)
+def test_examples_run(code):
+  exec(code, {})
+
+
+def test_evaluation_example_runs():
+  (code,) = [code for code in PYTHON if "best_of_n_frontier" in code]
+  rewards = np.random.default_rng(0).normal(size=(3, 4, 128))
+  exec(code, {"rewards": rewards[0], "a": rewards[1], "b": rewards[2]})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_of_a_command_exists(command, capsys, monkeypatch):
+  words = shlex.split(command)[1:]
+  words = words[1:] if words[0] == "-m" else words
+  name, *arguments = words
+  name = name.removesuffix(".py").replace("/", ".")
+  if name in ("experiments.train", "experiments.compare") and "--config" not in arguments:
+    importlib.import_module(name).parse(arguments)
+    return
+  monkeypatch.setattr("sys.argv", [name, "--help"])
+  with pytest.raises(SystemExit) as stopped:
+    runpy.run_module(name, run_name="__main__")
+  assert stopped.value.code in (0, None)
+  shown = capsys.readouterr().out.replace("_", "-")
+  for argument in arguments:
+    if argument.startswith("--"):
+      assert argument in shown, f"{name} has no flag {argument}"
+
+
+@pytest.mark.parametrize("target", re.findall(r"!\[[^]]*\]\(([^)]+)\)", TEXT))
+def test_pictures_exist(target):
+  assert (ROOT / target).is_file()
