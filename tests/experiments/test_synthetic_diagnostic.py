@@ -123,5 +123,5 @@ def test_settings_that_cannot_run_are_refused_before_any_cell():
     DiagnosticConfig(prefix_num_rollouts=(16,))
   with pytest.raises(ValueError, match="trials=2"):
     DiagnosticConfig(trials=2)
-  with pytest.raises(ValueError, match="tail of one rollout"):
+  with pytest.raises(ValueError, match="num_rollouts=4 gives prefixes"):
     DiagnosticConfig(num_rollouts=(4,))
