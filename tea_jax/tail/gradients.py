@@ -223,8 +223,12 @@ def subset_averaged_gradient(
   sizes = compatible_prefixes(num_rollouts, tail_fraction, fractions)
   weights = cancellation_weights(sizes, order, objective=objective)
 
-  positions = jnp.broadcast_to(jnp.arange(num_rollouts), (num_orders, num_rollouts))
+  # Each order is followed by its reverse: where a subset is half of the group the next one is the
+  # other half, so what is linear in the rollouts does not depend on the orders drawn.
+  positions = jnp.broadcast_to(jnp.arange(num_rollouts), (-(-num_orders // 2), num_rollouts))
   positions = jax.random.permutation(key, positions, axis=1, independent=True)
+  positions = jnp.stack([positions, num_rollouts - 1 - positions], axis=1)
+  positions = positions.reshape(-1, num_rollouts)[:num_orders]
   # Sorted once, a subset's tail is its first members: no selection for each order.
   descending = jnp.argsort(rewards, descending=True)
   ordered, positions = rewards[descending], positions[:, descending]
