@@ -1,6 +1,6 @@
 """Bias and variance of the tail estimators on a Gaussian tail, beside the published table.
 
-  python experiments/synthetic_diagnostic.py --output runs/synthetic
+  python -m experiments.synthetic_diagnostic --output runs/synthetic
 
 Every cell (estimator, m) is stored when it is done and found again by the next run with the same
 settings: stop it at any time. Source: arXiv 2605.10716, Appendix E, Table 15, Figures 4 and 5.
@@ -108,7 +108,7 @@ def main(flags: Flags) -> Summary:
     figures.draw_scaling(summary, flags.output / "scaling.png")
     figures.draw_heat_map(summary, flags.heat_map_batches, flags.output / "heat_map.png")
     figures.draw_crossovers(summary, flags.output / "crossovers.png")
-  command = shlex.join(["python", "experiments/synthetic_diagnostic.py", *sys.argv[1:]])
+  command = shlex.join(["python", "-m", "experiments.synthetic_diagnostic", *sys.argv[1:]])
   report.write_text(
     flags.output / "report.md", report.report_text(config, summary, command=command)
   )

@@ -1,6 +1,6 @@
 """Times shaped rewards of a batch of groups against a vectorised numpy.partition.
 
-Run: python tests/benchmarks/shaped_reward.py [--repeats 50]
+Run: python -m tests.benchmarks.shaped_reward [--repeats 50]
 
 The two take turns in one process, so that a busy machine slows both. Printed for each shape: the
 medians, their ratio, and the time of GRPO's mean-centring, which reads and writes the same array
