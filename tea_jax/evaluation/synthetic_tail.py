@@ -105,7 +105,7 @@ class DiagnosticConfig:
   prefix_num_rollouts: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
   trials: int = 16384
   subset_trials: int = 4096
-  prefix_rollouts: int = 1 << 24
+  prefix_rollouts: int = 1 << 25
   subset_rollouts: int = 1 << 23
   seed: int = 0
 
