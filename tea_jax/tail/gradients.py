@@ -204,7 +204,7 @@ def subset_averaged_gradient(
       the rollouts of a prompt are in no particular order.
     tail_fraction: alpha, in (0, 0.5].
     budget: N, at least `minimum_budget(tail_fraction)`.
-    num_orders: P >= 1.
+    num_orders: P >= 1; every second order is the reverse of the one before it.
     order: K, powers of 1/m cancelled in the bias; fewer than there are fractions.
     fractions: shares of the group that the subsets take, strictly increasing in (0, 1].
     objective: see `cancellation_weights`.
