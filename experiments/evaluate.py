@@ -31,12 +31,12 @@ class Flags:
   """How the policies are evaluated.
 
   Attributes:
-    out: folder of the records and the report.
+    output: folder of the records and the report.
     baselines: labels that the others are compared with; the first policy by default.
     figures: draw figures (needs matplotlib).
   """
 
-  out: str = "runs/evaluation"
+  output: str = "runs/evaluation"
   baselines: tuple[str, ...] = ()
   figures: bool = True
   model: groups.ModelOptions = dataclasses.field(default_factory=groups.ModelOptions)
@@ -102,7 +102,7 @@ def evaluate(label: str, policy: Policy, flags: Flags, splits: inputs.Splits, re
     sampler,
     prompts.prompts,
     reward,
-    folder=pathlib.Path(flags.out) / "records" / label,
+    folder=pathlib.Path(flags.output) / "records" / label,
     num_samples=options.num_samples,
     spec={"weights": parameters_digest(policy.params), "sampling": sampling, "seed": options.seed},
     prompts_per_part=flags.data.prompts_per_step,
@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
         record = evaluate(folder, load(name, flags), flags, splits, reward)
         runs.setdefault(label, []).append(record)
     report = write_report(
-      flags.out,
+      flags.output,
       runs,
       baselines=flags.baselines or tuple(list(runs)[:1]),
       title="Evaluation",

@@ -38,7 +38,7 @@ class Flags:
 
   Attributes:
     records: folders with records, each `label=folder` or `folder`.
-    out: folder of tail.md and the figures.
+    output: folder of tail.md and the figures.
     lowest, highest, points: grid of upper quantiles in the QQ fit.
     threshold: R^2 that counts as linear.
     tail_fraction: alpha of the fitted tail in the prediction of best-of-N.
@@ -47,7 +47,7 @@ class Flags:
   """
 
   records: Annotated[tuple[str, ...], tyro.conf.Positional]
-  out: str = "runs/tail"
+  output: str = "runs/tail"
   lowest: float = 0.80
   highest: float = 0.99
   points: int = 20
@@ -92,7 +92,7 @@ def prediction_rows(rewards: dict[str, np.ndarray], flags: Flags) -> list[list[s
 
 def main(arguments: list[str] | None = None) -> int:
   flags = tyro.cli(Flags, args=arguments, description=__doc__)
-  out = pathlib.Path(flags.out)
+  out = pathlib.Path(flags.output)
   try:
     rewards = {}
     for word in flags.records:

@@ -175,9 +175,12 @@ def run_layers(
   body = rematerialized(body, remat)
   if scan:
     return jax.lax.scan(body, x, layers)
+  leaves, structure = jax.tree.flatten(layers)
+  # Not leaf[index]: its gradient pads each layer's to the whole stack, which is quadratic in depth.
+  split = [jax.lax.split(leaf, (1,) * config.num_layers) for leaf in leaves]
   kept = []
-  for index in range(config.num_layers):
-    x, keep = body(x, jax.tree.map(lambda leaf: leaf[index], layers))  # noqa: B023
+  for parts in zip(*split, strict=True):
+    x, keep = body(x, structure.unflatten([part[0] for part in parts]))
     kept.append(keep)
   return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
 

@@ -58,7 +58,7 @@ def arguments(policy_folder, tmp_path, monkeypatch):
   (tmp_path / "prompts.txt").write_text("".join(f"prompt {c}\n" for c in "abcdefghij"))
   return [
     *policy_folder,
-    *("--out", str(tmp_path / "out"), "--no-figures"),
+    *("--output", str(tmp_path / "out"), "--no-figures"),
     *("--data.prompts", str(tmp_path / "prompts.txt"), "--data.no-chat"),
     *("--data.num-test", "5", "--data.num-validation", "0", "--data.prompts-per-step", "2"),
     *("--reward.functions", f"{tmp_path / 'rewards.py'}:ends"),
@@ -120,7 +120,7 @@ def test_tail_diagnostics_of_gaussian_rewards_find_a_gaussian_tail(tmp_path, cap
   store(tmp_path / "normal", rng.normal(size=(40, 256)))
   store(tmp_path / "binary", (rng.random((40, 256)) < 0.3).astype(float))
   folders = [f"normal={tmp_path / 'normal'}", f"binary={tmp_path / 'binary'}"]
-  assert tail_diagnostics.main([*folders, "--out", str(tmp_path / "out")]) == 0
+  assert tail_diagnostics.main([*folders, "--output", str(tmp_path / "out")]) == 0
   text = (tmp_path / "out" / "tail.md").read_text()
   table = [line for line in text.splitlines() if line.startswith("| normal |")]
   assert float(table[0].split("|")[2]) > 0.97
@@ -135,5 +135,5 @@ def test_tail_diagnostics_of_gaussian_rewards_find_a_gaussian_tail(tmp_path, cap
 
 def test_tail_diagnostics_refuse_too_few_completions(tmp_path, capsys):
   store(tmp_path / "few", np.random.default_rng(0).normal(size=(3, 16)))
-  assert tail_diagnostics.main([str(tmp_path / "few"), "--out", str(tmp_path / "out")]) == 2
+  assert tail_diagnostics.main([str(tmp_path / "few"), "--output", str(tmp_path / "out")]) == 2
   assert "num_fitted=32 must be at least 8 and below the 16" in capsys.readouterr().err

@@ -1,9 +1,17 @@
 import dataclasses
+import json
 
+import jax
 import pytest
 
+from experiments import train
+from tea_jax.models import hf
+from tea_jax.models.causal_lm import init_params
+from tea_jax.models.hf_config import config_from_hf
 from tea_jax.training.config import RunConfig, from_dict, to_dict
 from tea_jax.training.presets import PRESETS, get_preset, parse_rule
+from tests.models.families import FAMILIES
+from tests.training import tiny
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -46,3 +54,47 @@ def test_malformed_rule_is_refused(text, message):
 def test_unknown_preset_lists_those_that_exist():
   with pytest.raises(ValueError, match=r"'nope'.*quickstart"):
     get_preset("nope")
+
+
+def _tiny_folder(path, family):
+  """Random weights of the architecture, a few thousand of them, with a tokenizer."""
+  small = {**FAMILIES[family], "vocab_size": len(tiny.WORDS), "eos_token_id": 0, "bos_token_id": 0}
+  config = config_from_hf(small)
+  params = jax.jit(lambda key: init_params(config, key))(jax.random.key(0))
+  hf.save_pretrained(path, config, params, tiny.tokenizer())
+  return path
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("paper")])
+def test_paper_presets_resolve_on_tiny_weights_of_their_architecture(name, tmp_path, capsys):
+  folder = _tiny_folder(tmp_path / "model", "qwen3" if "qwen3" in name else "llama_rope_llama3")
+  assert train.main(["--preset", name, "--dry-run", "--model.name", str(folder)]) == 0
+  shown = capsys.readouterr().out
+  for words in ("kl_coefficient: 0.01", "decode", "update", "at the peak", "reference"):
+    assert words in shown
+  assert ("adapter" in shown) == ("lora" in name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("name", "family"),
+  [
+    ("paper-main", "llama_rope_llama3"),
+    ("paper-qwen3-4b", "qwen3"),
+    ("paper-llama3-8b-lora", "llama_rope_llama3"),
+  ],
+)
+def test_paper_presets_train_on_tiny_weights_of_their_architecture(name, family, tmp_path):
+  prompts = tmp_path / "prompts.jsonl"
+  prompts.write_text("".join(json.dumps({"prompt": f"w{i} w{i + 1}"}) + "\n" for i in range(16)))
+  flags = (
+    f"--preset {name} --model.name {_tiny_folder(tmp_path / 'model', family)} --steps 2 "
+    f"--run-folder {tmp_path}/run --data.prompts {prompts} --data.no-chat --data.num-validation 2 "
+    "--data.num-test 2 --data.prompts-per-step 2 --data.max-prompt-length 16 "
+    "--sampling.num-rollouts 16 --sampling.max-completion-length 6 --reward.functions length "
+    "--selection.every 1 --selection.num-prompts 2 --selection.num-samples 4 "
+    "--optimizer.micro-batch-rollouts 8"
+  )
+  options = ["--reward.options", '{"length": {"minimum": 3, "maximum": 5}}']
+  assert train.main([*flags.split(), *options]) == 0
+  assert (tmp_path / "run" / "policy" / "config.json").exists()
