@@ -85,7 +85,7 @@ class DiagnosticConfig:
     trials: groups in each cell, at least, but for subset-averaged Prefix-TEA.
     subset_trials: groups in its cells, at least; each costs several of the others.
     prefix_rollouts: rollouts in each Prefix-TEA cell, at least: more groups where they are small,
-      since the bias that is to be told from noise falls with m^-3.
+      since the bias that is to be told from noise falls with m^-3. Half of it in the ablation.
     subset_rollouts: the same for subset-averaged Prefix-TEA.
     seed: of every random number.
   """
@@ -166,7 +166,8 @@ def diagnostic_cells(config: DiagnosticConfig) -> list[Cell]:
 def cell_trials(config: DiagnosticConfig, cell: Cell) -> int:
   """Groups that a cell simulates."""
   if cell.estimator in _PREFIX:
-    return max(config.trials, config.prefix_rollouts // cell.num_rollouts)
+    share = 1 if cell.estimator == "prefix" else 2
+    return max(config.trials, config.prefix_rollouts // (share * cell.num_rollouts))
   if cell.estimator == "subset_averaged":
     return max(config.subset_trials, config.subset_rollouts // cell.num_rollouts)
   return config.trials

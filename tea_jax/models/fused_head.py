@@ -39,9 +39,10 @@ class HeadOptions(NamedTuple):
 
 
 def default_chunk(tokens: int, vocab_size: int) -> int:
-  """Tokens a chunk such that one `[chunk, V]` float32 buffer takes about 128 MiB."""
-  fitting = max(16, _CHUNK_BYTES // (4 * vocab_size))
-  return min(1 << (fitting.bit_length() - 1), tokens)
+  """Tokens a chunk: even parts whose `[chunk, V]` float32 buffer takes at most about 128 MiB."""
+  fitting = max(16, _CHUNK_BYTES // (4 * vocab_size) // 16 * 16)
+  parts = -(-tokens // fitting)
+  return min(-(-tokens // (16 * parts)) * 16, tokens)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

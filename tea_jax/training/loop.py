@@ -17,19 +17,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from tea_jax.advantages import GroupRule, advantage_diagnostics
+from tea_jax.advantages import GroupRule
 from tea_jax.data import EncodedPrompts, PromptIterator
 from tea_jax.models.policy import Policy
 from tea_jax.rewards import RewardError, RewardFunction
 from tea_jax.rollout.types import Rollouts
 from tea_jax.training import inputs
+from tea_jax.training.advantage_step import AdvantageStep, rewards_for_rule
 from tea_jax.training.checkpoints import CheckpointStore
 from tea_jax.training.config import RunConfig
-from tea_jax.training.kl import kl_in_reward
 from tea_jax.training.learner import make_learner, place, trim
 from tea_jax.training.metrics import (
   RunLog,
@@ -148,7 +147,7 @@ class Run:
     self.iterator = PromptIterator(
       len(self.prompts), batch_size=config.data.prompts_per_step, key=self._key(_DATA)
     )
-    self.advantages = jax.jit(self._advantages)
+    self.advantages = AdvantageStep(self.rule)
     self.reference = self.policy.params if config.objective.needs_reference else None
     trainable, self.frozen = self.learner.start(
       self.policy.params, self._key(_ADAPTERS), borrowed=policy is not None or bool(self.reference)
@@ -228,16 +227,15 @@ class Run:
       on_devices = place(rollouts, self.mesh)
       reference = self._reference_logprobs(on_devices)
     with clock("advantage"):
-      shaped, where = self._shape_rewards(scores.rewards, rollouts, reference)
-      advantages, tracked, diagnostics = jax.block_until_ready(
-        self.advantages(
-          self.state.tracked,
-          shaped,
-          where,
-          rollouts.logprobs.sum(-1),
-          np.int32(step),
-          self._key(_ADVANTAGE, step),
-        )
+      shaped, where = rewards_for_rule(self.config.objective, scores.rewards, rollouts, reference)
+      advantages, tracked, diagnostics = self.advantages(
+        self.state.tracked,
+        shaped,
+        where,
+        rollouts,
+        scores.texts,
+        step=step,
+        key=self._key(_ADVANTAGE, step),
       )
     with clock("update"):
       counted = np.ones(shaped.shape, bool) if where is None else where
@@ -281,42 +279,6 @@ class Run:
     if self.reference is None:
       return None
     return self.learner.reference_logprobs({}, self.reference, rollouts).block_until_ready()
-
-  def _shape_rewards(
-    self, rewards: np.ndarray, rollouts: Rollouts, reference: jax.Array | None
-  ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Rewards `[P, m]` as the rule sees them, and which rollouts count (None: all)."""
-    objective, scored = self.config.objective, ~np.isnan(rewards)
-    shaped = np.where(scored, rewards, 0.0)
-    cut = ~np.asarray(rollouts.finished)
-    if objective.truncated_rollouts == "penalise":
-      shaped = shaped - objective.truncation_penalty * cut
-    if objective.kl_placement == "reward" and reference is not None:
-      shaped = kl_in_reward(
-        jnp.asarray(shaped),
-        rollouts.logprobs,
-        reference,
-        rollouts.completion_lengths,
-        kl_coefficient=objective.kl_coefficient,
-      )
-    if objective.truncated_rollouts == "mask":
-      return np.asarray(shaped, np.float32), scored & ~cut
-    return np.asarray(shaped, np.float32), None if scored.all() else scored
-
-  def _advantages(self, tracked, rewards, where, logprobs, step, key):
-    """Advantages, next statistics and diagnostics, in one compiled call."""
-    advantages, tracked = self.rule.update(
-      tracked, rewards, step=step, where=where, key=key, logprobs=logprobs
-    )
-    diagnostics = advantage_diagnostics(
-      rewards,
-      advantages,
-      tail_fraction=self.rule.parameters.get("tail_fraction", 0.25),
-      budget=max(int(self.rule.parameters.get("budget", 128)), 16),
-      where=where,
-      minimum_rollouts=self.rule.smallest_group(rewards.shape[-1]),
-    )
-    return advantages, tracked, diagnostics
 
   def _update(self, step: int, batch: Batch, tracked: Any) -> dict[str, float]:
     """All updates on one batch; metrics of the first, and those that only later ones have."""

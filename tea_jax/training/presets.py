@@ -44,14 +44,14 @@ class Preset:
 _QUICKSTART = RunConfig(
   run_folder="runs/quickstart",
   steps=40,
-  # A micro-batch of 32 rollouts keeps the whole process below 6 GiB without recomputation.
-  model=ModelOptions(name="smollm2-135m-instruct", remat="none", scan_layers=False),
-  data=DataOptions(prompts="openers", chat=False, max_prompt_length=24, prompts_per_step=4),
+  # One group a step: what 40 steps of two rules leave time and memory for on a laptop.
+  model=ModelOptions(name="smollm2-135m-instruct", remat="none"),
+  data=DataOptions(prompts="openers", chat=False, max_prompt_length=24, prompts_per_step=1),
   reward=RewardOptions(functions=("lexicon",)),
   sampling=SamplingOptions(num_rollouts=32, max_completion_length=24),
   advantage=AdvantageFlags(name="tea"),
   objective=ObjectiveConfig(kl_coefficient=0.0),
-  optimizer=OptimizerConfig(learning_rate=1e-5, warmup_steps=4, micro_batch_rollouts=32),
+  optimizer=OptimizerConfig(learning_rate=2e-5, warmup_steps=4),
   checkpoint=CheckpointOptions(every=20, keep=1, final_policy="last"),
   selection=SelectionOptions(every=0),
   evaluation=EvaluationOptions(num_prompts=16, num_samples=128),

@@ -1,8 +1,8 @@
 """A whole training step of SmolLM2-135M against TRL's GRPOTrainer: rollouts, rewards, update.
 
-The quickstart's model, prompts, group, lengths, reward and learning rate on both sides, GRPO without
-KL, micro-batches of one group, no recomputation, float32. Each side is a process of its own, one
-after the other, with all processors; the first two steps (compilation, allocation) are left out.
+The quickstart's model, prompts, group, lengths, reward and learning rate on both sides; GRPO
+without KL, no recomputation, float32. Each side is a process of its own, one after the other, with
+all processors; the first two steps (compilation, allocation) are left out.
 Needs `pip install trl torch==2.13.0` besides the test extra:
 
   python -m tests.benchmarks.trainer --steps 7

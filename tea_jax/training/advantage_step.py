@@ -1,0 +1,121 @@
+"""From a batch's rewards to its advantages: what the rule sees, and one compiled call.
+
+Axes: P prompts, m rollouts of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tea_jax.advantages import GroupRule, advantage_diagnostics
+from tea_jax.rewards.verifiers import extract_boxed
+from tea_jax.rollout.types import Rollouts
+from tea_jax.training.kl import kl_in_reward
+from tea_jax.training.objective import ObjectiveConfig
+
+
+class AdvantageStep:
+  """Advantages, next tracked statistics and diagnostics of a batch, in one compiled call.
+
+  Args:
+    rule: the advantage rule.
+    answer: reads the answer that votes out of a completion, None where there is none; used by the
+      rules that count votes.
+  """
+
+  def __init__(self, rule: GroupRule, *, answer: Callable[[str], str | None] = extract_boxed):
+    self.rule, self.answer = rule, answer
+    self.votes = "answers" in rule.needs or bool(rule.tracker and rule.tracker.needs_answers)
+    self._compiled = jax.jit(self._compute)
+
+  def __call__(
+    self,
+    tracked: Any,
+    rewards: np.ndarray,
+    where: np.ndarray | None,
+    rollouts: Rollouts,
+    texts: np.ndarray,
+    *,
+    step: int,
+    key: jax.Array,
+  ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+    """`(advantages [P, m], next tracked statistics, diagnostics)`.
+
+    Args:
+      tracked: statistics of the rule before this step.
+      rewards, where: `[P, m]`, see `rewards_for_rule`.
+      rollouts: of the batch; their log-probs are there for the rules that ask for them.
+      texts: `[P, m]` completions.
+      step: of the run.
+      key: of rules that draw.
+    """
+    answers = answer_ids(texts, self.answer) if self.votes else None
+    return jax.block_until_ready(
+      self._compiled(
+        tracked, rewards, where, rollouts.logprobs.sum(-1), answers, np.int32(step), key
+      )
+    )
+
+  def _compute(self, tracked, rewards, where, logprobs, answers, step, key):
+    rule = self.rule
+    advantages, tracked = rule.update(
+      tracked, rewards, step=step, where=where, key=key, logprobs=logprobs, answers=answers
+    )
+    diagnostics = advantage_diagnostics(
+      rewards,
+      advantages,
+      tail_fraction=rule.parameters.get("tail_fraction", 0.25),
+      budget=max(int(rule.parameters.get("budget", 128)), 16),
+      where=where,
+      minimum_rollouts=rule.smallest_group(rewards.shape[-1]),
+    )
+    return advantages, tracked, diagnostics
+
+
+def answer_ids(texts: np.ndarray, answer: Callable[[str], str | None]) -> np.ndarray:
+  """`[P, m]` int32: equal answers of a prompt have equal ids; -1 where there is no answer."""
+  ids = np.full(texts.shape, -1, np.int32)
+  for row, group in enumerate(texts):
+    known: dict[str, int] = {}
+    for column, text in enumerate(group):
+      read = answer(text)
+      if read is not None:
+        ids[row, column] = known.setdefault(read, len(known))
+  return ids
+
+
+def rewards_for_rule(
+  objective: ObjectiveConfig,
+  rewards: np.ndarray,
+  rollouts: Rollouts,
+  reference: jax.Array | None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """Rewards `[P, m]` as the rule sees them, and which rollouts count (None: all).
+
+  Args:
+    objective: says what becomes of truncated rollouts, and whether the KL is in the reward.
+    rewards: `[P, m]`, NaN where not scored.
+    rollouts: of the batch.
+    reference: `[P, m, T]` log-probs of the reference, or None.
+  """
+  scored = ~np.isnan(rewards)
+  shaped = np.where(scored, rewards, 0.0)
+  cut = ~np.asarray(rollouts.finished)
+  if objective.truncated_rollouts == "penalise":
+    shaped = shaped - objective.truncation_penalty * cut
+  if objective.kl_placement == "reward" and reference is not None:
+    shaped = kl_in_reward(
+      jnp.asarray(shaped),
+      rollouts.logprobs,
+      reference,
+      rollouts.completion_lengths,
+      kl_coefficient=objective.kl_coefficient,
+    )
+  if objective.truncated_rollouts == "mask":
+    return np.asarray(shaped, np.float32), scored & ~cut
+  return np.asarray(shaped, np.float32), None if scored.all() else scored
