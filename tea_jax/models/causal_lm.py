@@ -30,7 +30,7 @@ class Norm(nnx.Module):
 
   def __init__(self, shape: tuple[int, ...], config: ModelConfig, *, bias: bool):
     # With an offset the stored scale is the deviation from it.
-    self.scale = nnx.Param(jnp.full(shape, 1.0 - config.norm_offset))
+    self.scale = nnx.Param(jnp.full(shape, 1.0 - config.norm_offset, jnp.float32))
     if bias:
       self.bias = nnx.Param(jnp.zeros(shape))
 

@@ -111,7 +111,6 @@ def main() -> None:
   completions = rng.integers(0, SMOLLM2.vocab_size, (arguments.group, arguments.new_tokens))
   advantages = rng.normal(size=arguments.group).astype(np.float32)
   make = jax_side if arguments.side == "jax" else torch_side
-  make = jax_side if arguments.side == "jax" else torch_side
   run = make(arguments, prompt, completions, advantages)
   times = seconds({arguments.side: run}, arguments.repeats)[arguments.side]
   print(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tea_jax.models.causal_lm import CausalLM, abstract_params, init_params, nnx
+from tea_jax.models.causal_lm import CausalLM, abstract_params, hidden_states, init_params, nnx
 from tea_jax.models.config import RopeScaling
 from tea_jax.models.layers import rotary_frequencies
 from tests.models.tiny import CONFIGS, GPT2, LLAMA, tiny_policy
@@ -26,6 +26,25 @@ def test_params_have_the_agreed_names_and_shapes(name):
   shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params)
   real = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), init_params(config, jax.random.key(0)))
   assert shapes == real
+  # A weak type would become a strong one in the first update, and compile everything again.
+  assert not any(leaf.weak_type for leaf in jax.tree.leaves(params))
+
+
+def test_unrolled_gradient_is_linear_in_depth():
+  # Indexing a stack pads each layer's gradient to the whole stack: quadratic memory and time.
+  sizes = []
+  for depth in (4, 8):
+    config = dataclasses.replace(LLAMA, num_layers=depth)
+    params = abstract_params(config)
+
+    def loss(params, config=config):
+      tokens = jnp.zeros((1, 4), jnp.int32)
+      return hidden_states(config, params, tokens, scan=False).sum()
+
+    text = str(jax.make_jaxpr(jax.grad(loss))(params))
+    assert " pad[" not in text
+    sizes.append(len(text.splitlines()))
+  assert sizes[1] < 2.2 * sizes[0]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
