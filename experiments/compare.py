@@ -73,10 +73,18 @@ def main(arguments: list[str] | None = None) -> int:
       train.dry_run(preset.config)
       return 0
     enable_compilation_cache()
+    train.stop_on_sigterm()
     started = time.perf_counter()
     runs = train_matched(preset)
     path = report(runs, minutes=(time.perf_counter() - started) / 60)
-  except (ValueError, FileNotFoundError, ImportError, MemoryError, CheckpointError) as error:
+  except (
+    ValueError,
+    OSError,
+    ImportError,
+    MemoryError,
+    FloatingPointError,
+    CheckpointError,
+  ) as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
+import signal
 import sys
 
 import tyro
@@ -78,6 +79,11 @@ def model_config(name: str) -> ModelConfig:
     ) from error
 
 
+def stop_on_sigterm() -> None:
+  """Lets the notice that a cluster gives before it takes a machine act like Ctrl-C."""
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def main(arguments: list[str] | None = None) -> int:
   try:
     config, only_show = parse(sys.argv[1:] if arguments is None else arguments)
@@ -88,8 +94,9 @@ def main(arguments: list[str] | None = None) -> int:
     from tea_jax.training.loop import train
 
     enable_compilation_cache()
+    stop_on_sigterm()
     result = train(config)
-  except (ValueError, FileNotFoundError, MemoryError, CheckpointError) as error:
+  except (ValueError, OSError, MemoryError, FloatingPointError, CheckpointError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -28,6 +27,7 @@ from tea_jax.rollout.types import Rollouts
 from tea_jax.training import inputs
 from tea_jax.training.advantage_step import AdvantageStep, rewards_for_rule
 from tea_jax.training.checkpoints import CheckpointStore
+from tea_jax.training.clock import Clock
 from tea_jax.training.config import RunConfig
 from tea_jax.training.learner import make_learner, place, trim
 from tea_jax.training.metrics import (
@@ -217,7 +217,7 @@ class Run:
 
   def step(self, step: int) -> tuple[dict[str, Any], dict[str, float]]:
     """One step; returns what the seed decides and what the clock says."""
-    clock = _Clock()
+    clock = Clock()
     with clock("rollout"):
       chosen = next(self.iterator)
       rollouts = self._sample(chosen, self._key(_ROLLOUT, step))
@@ -372,28 +372,3 @@ class Run:
 
   def _save(self, step: int, state: State, offsets: Mapping[str, int]) -> None:
     save_state(self.store, step, state, root=self.root, log_offsets=offsets)
-
-
-class _Clock:
-  """Seconds of each part of a step."""
-
-  def __init__(self):
-    self._parts: dict[str, float] = {}
-    self._started = time.perf_counter()
-
-  @contextmanager
-  def __call__(self, part: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    self._parts[part] = time.perf_counter() - started
-
-  def timings(self, num_tokens: int) -> dict[str, float]:
-    step = time.perf_counter() - self._started
-    busy = sum(self._parts[part] for part in ("rollout", "reward", "reference", "update"))
-    return {
-      **{f"time/{part}": seconds for part, seconds in self._parts.items()},
-      "time/step": step,
-      "tokens_per_second/rollout": num_tokens / self._parts["rollout"],
-      "tokens_per_second/update": num_tokens / self._parts["update"],
-      "overhead_frac": (step - busy) / step,
-    }

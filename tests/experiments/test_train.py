@@ -1,6 +1,7 @@
 """The script: presets, files and flags in that order; dry runs; errors in one line."""
 
 import json
+import signal
 
 import pytest
 
@@ -53,23 +54,53 @@ def test_a_dry_run_of_a_folder_prints_what_would_run(tmp_path, capsys):
   assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_a_run_from_the_command_line(tmp_path, capsys):
+def _flags(tmp_path, steps):
+  """A run of a tiny model on twelve prompts."""
   from tea_jax.models import hf
 
   policy = tiny.policy()
   hf.save_pretrained(tmp_path / "model", policy.config, policy.params, policy.tokenizer)
   prompts = tmp_path / "prompts.jsonl"
   prompts.write_text("".join(json.dumps({"prompt": f"w{i} w{i + 1}"}) + "\n" for i in range(12)))
-  arguments = (
-    f"--model.name {tmp_path}/model --run-folder {tmp_path}/run --steps 2 --data.prompts {prompts} "
-    "--data.no-chat --data.num-validation 2 --data.num-test 2 --data.prompts-per-step 2 "
-    "--sampling.num-rollouts 8 --sampling.max-completion-length 6 --selection.every 0 "
-    "--reward.functions length"
-  )
-  assert (
-    train.main([*arguments.split(), "--reward.options", '{"length": {"minimum": 3, "maximum": 5}}'])
-    == 0
-  )
+  return (
+    f"--model.name {tmp_path}/model --run-folder {tmp_path}/run --steps {steps} "
+    f"--data.prompts {prompts} --data.no-chat --data.num-validation 2 --data.num-test 2 "
+    "--data.prompts-per-step 2 --sampling.num-rollouts 8 --sampling.max-completion-length 6 "
+    "--selection.every 0"
+  ).split()
+
+
+@pytest.mark.slow
+def test_a_run_from_the_command_line(tmp_path, capsys):
+  reward = ["--reward.functions", "length"]
+  reward += ["--reward.options", '{"length": {"minimum": 3, "maximum": 5}}']
+  assert train.main([*_flags(tmp_path, 2), *reward]) == 0
   assert (tmp_path / "run" / "policy" / "config.json").exists()
   assert "reward" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_notice_of_a_cluster_stops_a_run_that_goes_on_later(tmp_path, capsys, monkeypatch):
+  (tmp_path / "preempted.py").write_text(
+    "import os, signal\n"
+    "calls = 0\n"
+    "def score(prompts, completions):\n"
+    "  global calls\n"
+    "  calls += 1\n"
+    "  if calls == 3:\n"
+    "    os.kill(os.getpid(), signal.SIGTERM)\n"
+    "  return [float(len(text)) for text in completions]\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  before = signal.getsignal(signal.SIGTERM)
+  flags = [*_flags(tmp_path, 4), "--reward.functions", "preempted:score", "--checkpoint.every", "0"]
+  try:
+    assert train.main(flags) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "policy").exists()
+    assert train.main(flags) == 0
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  # The two finished steps were kept, although no checkpoint was due.
+  assert "going on from step 3" in capsys.readouterr().out
+  assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
