@@ -31,7 +31,7 @@ class AdvantageStep:
   def __init__(self, rule: GroupRule, *, answer: Callable[[str], str | None] = extract_boxed):
     self.rule, self.answer = rule, answer
     self.votes = "answers" in rule.needs or bool(rule.tracker and rule.tracker.needs_answers)
-    self._compiled = jax.jit(self._compute)
+    self._compiled = jax.jit(self._advantages)
 
   def __call__(
     self,
@@ -61,7 +61,7 @@ class AdvantageStep:
       )
     )
 
-  def _compute(self, tracked, rewards, where, logprobs, answers, step, key):
+  def _advantages(self, tracked, rewards, where, logprobs, answers, step, key):
     rule = self.rule
     advantages, tracked = rule.update(
       tracked, rewards, step=step, where=where, key=key, logprobs=logprobs, answers=answers
