@@ -93,8 +93,8 @@ def test_paper_presets_train_on_tiny_weights_of_their_architecture(name, family,
     f"--run-folder {tmp_path}/run --data.prompts {prompts} --data.no-chat --data.num-validation 2 "
     "--data.num-test 2 --data.prompts-per-step 2 --data.max-prompt-length 16 "
     "--sampling.num-rollouts 16 --sampling.max-completion-length 6 --reward.functions length "
-    "--selection.every 1 --selection.num-prompts 2 --selection.num-samples 4 "
-    "--optimizer.micro-batch-rollouts 8"
+    "--selection.every 1 --selection.num-prompts 2 --selection.num-samples 4 --selection.top 2 "
+    "--optimizer.micro-batch-rollouts 8 --optimizer.warmup-steps 0"
   )
   options = ["--reward.options", '{"length": {"minimum": 3, "maximum": 5}}']
   assert train.main([*flags.split(), *options]) == 0
