@@ -195,7 +195,7 @@ def _findings(summary: Summary) -> list[str]:
         "the noise floor of this run. Upper limits stand in the table; the slope uses the other m."
       )
     bound = summary.bias_bounds[estimator]
-    if bound is not None:
+    if bound is not None and bound[0] < 0:
       lines.append(
         f"- Into the noise the bias of {LABELS[estimator]} falls at least as m to the power "
         f"{bound[0]:.1f} (m = {bound[1]} to {bound[2]}, from the upper limit)."
