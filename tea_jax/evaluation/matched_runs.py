@@ -27,6 +27,7 @@ from tea_jax.training.loop import train
 from tea_jax.training.presets import Preset, parse_rule
 
 BASE = "base"
+_ROWS = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +119,11 @@ def evaluate_parameters(
   *,
   folder: pathlib.Path,
 ) -> Records:
-  """Evaluates parameters with the run's sampler, in the shapes that training has compiled."""
+  """Evaluates parameters with the run's sampler, in calls of 128 rows or what training samples."""
   options = config.evaluation
+  # A step may sample fewer rows than the processor can feed: one more compilation pays off.
+  enough = min(_ROWS // config.sampling.num_rollouts, len(prompts.tokens))
+  prompts_per_call = max(config.data.prompts_per_step, enough)
   longest = max(len(tokens) for tokens in prompts.tokens)
   sampler = engine_sampler(
     make_learner(policy, config, prompt_length=longest).engine,
@@ -127,7 +131,7 @@ def evaluate_parameters(
     prompts,
     key=jax.random.key(options.seed),
     num_samples=options.num_samples,
-    prompts_per_call=config.data.prompts_per_step,
+    prompts_per_call=prompts_per_call,
     rollouts_per_call=config.sampling.num_rollouts,
   )
   trained = None if folder.name == BASE else {"steps": config.steps}
@@ -145,5 +149,5 @@ def evaluate_parameters(
       "seed": options.seed,
       "trained": trained,
     },
-    prompts_per_part=config.data.prompts_per_step,
+    prompts_per_part=prompts_per_call,
   )
