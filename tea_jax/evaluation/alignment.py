@@ -220,7 +220,7 @@ def make_alignment(
   Raises:
     ValueError: for a rule that needs more than rewards.
   """
-  usable = {name: rule for name, rule in rules.items() if _accepts(name, rule, num_rollouts)}
+  usable = {name: rule for name, rule in rules.items() if accepts_groups(name, rule, num_rollouts)}
 
   def one_seed(key: Array, pools: Array) -> dict[str, Array]:
     group_key, rule_key = jax.random.split(key)
@@ -245,7 +245,12 @@ def make_alignment(
   return evaluate
 
 
-def _accepts(name: str, rule: GroupRule, num_rollouts: int) -> bool:
+def accepts_groups(name: str, rule: GroupRule, num_rollouts: int) -> bool:
+  """Whether a rule can take groups of this size.
+
+  Raises:
+    ValueError: for a rule that needs more than rewards.
+  """
   if missing := needs_more_than_rewards(rule):
     raise ValueError(f"rule {name!r} needs {', '.join(missing)}, which pools of rewards lack")
   try:

@@ -23,6 +23,7 @@ from tea_jax.advantages import GroupRule
 from tea_jax.data import EncodedPrompts, reward_inputs
 from tea_jax.evaluation.alignment import (
   Alignment,
+  accepts_groups,
   draw_groups,
   gradient_cosine,
   group_advantages,
@@ -189,7 +190,10 @@ def group_weights(
   budget: int,
   seed: int = 0,
 ) -> dict[tuple[int, int, str], Float[np.ndarray, "P n"]]:
-  """Weights of each pool's rollouts, by (seed, m, rule or `ORACLE`); 0 outside of the group."""
+  """Weights of each pool's rollouts, by (seed, m, rule or `ORACLE`); 0 outside of the group.
+
+  Rules that refuse groups of m have no entry there.
+  """
   pools = jnp.asarray(rewards, jnp.float32)
   oracle = oracle_advantages(pools, budget=budget)
   weights = {}
@@ -199,7 +203,8 @@ def group_weights(
       indices = draw_groups(group_key, pools.shape[:1], pools.shape[1], size)
       advantages = {ORACLE: jnp.take_along_axis(oracle, indices, -1)}
       for name, rule in rules.items():
-        advantages[name] = group_advantages(rule, pools, indices, key=rule_key)
+        if accepts_groups(name, rule, size):
+          advantages[name] = group_advantages(rule, pools, indices, key=rule_key)
       for name, values in advantages.items():
         row = np.zeros(pools.shape, np.float32)
         # A cosine does not see a common factor; sums of like size lose no digits.
@@ -240,10 +245,17 @@ def policy_alignment(
     progress: called with the chunks done and their total.
 
   Returns:
-    m -> rule -> `Alignment`.
+    m -> rule -> `Alignment`; rules that refuse groups of m are left out there.
+
+  Raises:
+    ValueError: for a rule that needs more than rewards.
   """
   block = sum(leaf.size // leaf.shape[0] for leaf in jax.tree.leaves(params["layers"]))
-  vectors = len(num_rollouts) * (len(rules) + 1)
+  usable = {
+    size: [name for name, rule in rules.items() if accepts_groups(name, rule, size)]
+    for size in num_rollouts
+  }
+  vectors = sum(len(names) + 1 for names in usable.values())
   together = max(1, min(num_seeds, memory // (4 * block * vectors)))
   add = make_gradient_sums(policy, temperature=temperature)
   weights = group_weights(
@@ -288,5 +300,6 @@ def policy_alignment(
         cosines.setdefault((size, name), []).append(float(cosine(*pair)))
     del sums
   return {
-    size: {name: summarize_cosines(cosines[size, name]) for name in rules} for size in num_rollouts
+    size: {name: summarize_cosines(cosines[size, name]) for name in names}
+    for size, names in usable.items()
   }

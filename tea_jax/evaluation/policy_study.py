@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 from tea_jax.advantages import GroupRule
-from tea_jax.evaluation.alignment import Alignment
+from tea_jax.evaluation.alignment import Alignment, accepts_groups
 from tea_jax.evaluation.policy_alignment import policy_alignment, sample_pools
 from tea_jax.models.policy import Policy
 from tea_jax.rewards import RewardFunction
@@ -45,10 +45,14 @@ def policy_study(
     say: told what happens.
 
   Raises:
-    ValueError: if there are too few prompts, or a group exceeds the pool.
+    ValueError: if there are too few prompts, a group exceeds the pool, or a rule needs more than
+      rewards or takes none of the group sizes.
   """
   if max(num_rollouts) > pool_size:
     raise ValueError(f"num_rollouts={max(num_rollouts)} exceeds pool_size={pool_size}.")
+  for name, rule in rules.items():
+    if not any(accepts_groups(name, rule, size) for size in num_rollouts):
+      raise ValueError(f"rule {name!r} takes none of the group sizes {tuple(num_rollouts)}.")
   splits = splits or inputs.load_splits(config.data)
   chosen = list(splits["train"])[:num_prompts]
   if len(chosen) < num_prompts:

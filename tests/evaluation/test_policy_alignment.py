@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tea_jax.advantages import grpo, tea
+from tea_jax.advantages import grpo, prefix_tea, tea
 from tea_jax.data import encode_prompts
 from tea_jax.evaluation.alignment import gradient_cosine, oracle_advantages
 from tea_jax.evaluation.policy_alignment import (
@@ -106,3 +106,14 @@ def test_oracle_weights_are_the_pools_own_inside_the_group_and_zero_outside(pool
   inside = weights != 0
   ratio = weights[inside] / oracle[inside]
   np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
+
+
+def test_a_rule_is_left_out_where_it_refuses_the_group_size(policy, pools):
+  # Four growing prefixes with two tail rollouts each do not fit into 8 rollouts.
+  rules = RULES | {"prefix": prefix_tea(budget=32)}
+  sizes = {**STUDY, "num_rollouts": (8, 18)}
+  study = policy_alignment(policy, policy.params, pools, rules, **sizes)
+  assert set(study[8]) == {"tea", "grpo"}
+  assert set(study[18]) == {"tea", "grpo", "prefix"}
+  without = policy_alignment(policy, policy.params, pools, RULES, **sizes)
+  np.testing.assert_allclose(study[8]["tea"].cosines, without[8]["tea"].cosines, atol=1e-5)
