@@ -18,11 +18,10 @@ from typing import Annotated
 import tyro
 import yaml
 
-from experiments import train
+from experiments import command, train
 from tea_jax.compilation import enable_compilation_cache
 from tea_jax.evaluation.matched_runs import BASE, MatchedRuns, run_config_of, train_matched
 from tea_jax.evaluation.report import write_report
-from tea_jax.training.checkpoints import CheckpointError
 from tea_jax.training.config import RunConfig
 from tea_jax.training.metrics import read_jsonl
 from tea_jax.training.presets import PRESETS, Preset, get_preset
@@ -63,35 +62,22 @@ def parse(arguments: list[str]) -> tuple[Preset, bool]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-  try:
-    preset, dry_run = parse(sys.argv[1:] if arguments is None else arguments)
-    shown = {"rules": list(preset.rules), "seeds": list(preset.seeds)}
-    print(yaml.safe_dump(shown | train.shown(preset.config), sort_keys=False), flush=True)
-    for rule in preset.rules:
-      print(f"rule: {run_config_of(preset, rule, preset.seeds[0]).advantage_rule()!r}")
-    if dry_run:
-      train.dry_run(preset.config)
-      return 0
-    enable_compilation_cache()
-    train.stop_on_sigterm()
-    started = time.perf_counter()
-    runs = train_matched(preset)
-    path = report(runs, minutes=(time.perf_counter() - started) / 60)
-  except (
-    ValueError,
-    OSError,
-    ImportError,
-    MemoryError,
-    FloatingPointError,
-    CheckpointError,
-  ) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print("stopped; the same command goes on from here", file=sys.stderr)
-    return 130
-  print(f"report: {path}")
-  return 0
+  return command.run(lambda: work(sys.argv[1:] if arguments is None else arguments))
+
+
+def work(arguments: list[str]) -> None:
+  preset, dry_run = parse(arguments)
+  shown = {"rules": list(preset.rules), "seeds": list(preset.seeds)}
+  print(yaml.safe_dump(shown | train.shown(preset.config), sort_keys=False), flush=True)
+  for rule in preset.rules:
+    print(f"rule: {run_config_of(preset, rule, preset.seeds[0]).advantage_rule()!r}")
+  if dry_run:
+    train.dry_run(preset.config)
+    return
+  enable_compilation_cache()
+  started = time.perf_counter()
+  runs = train_matched(preset)
+  print(f"report: {report(runs, minutes=(time.perf_counter() - started) / 60)}")
 
 
 def report(runs: MatchedRuns, *, minutes: float) -> pathlib.Path:

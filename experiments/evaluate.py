@@ -14,6 +14,7 @@ import sys
 import jax
 import tyro
 
+from experiments import command
 from tea_jax.compilation import enable_compilation_cache
 from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy, parameters_digest
 from tea_jax.evaluation.records import Records
@@ -111,37 +112,33 @@ def evaluate(label: str, policy: Policy, flags: Flags, splits: inputs.Splits, re
 
 
 def main(arguments: list[str] | None = None) -> int:
-  try:
-    policies, flags = parse(sys.argv[1:] if arguments is None else arguments)
-    enable_compilation_cache()
-    splits = inputs.load_splits(flags.data)
-    reward = inputs.make_run_reward(RunConfig(reward=flags.reward))
-    runs: dict[str, list[Records]] = {}
-    for label, names in policies.items():
-      for index, name in enumerate(names):
-        folder = label if len(names) == 1 else f"{label}-{index}"
-        record = evaluate(folder, load(name, flags), flags, splits, reward)
-        runs.setdefault(label, []).append(record)
-    report = write_report(
-      flags.output,
-      runs,
-      baselines=flags.baselines or tuple(list(runs)[:1]),
-      title="Evaluation",
-      settings={
-        **{label: ", ".join(names) for label, names in policies.items()},
-        **{name: to_dict(getattr(flags, name)) for name in ("data", "reward", "sampling")},
-      },
-      budgets=flags.evaluation.budgets or None,
-      figures=flags.figures,
-    )
-  except (ValueError, FileNotFoundError, ImportError, MemoryError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print("stopped; the same command goes on from here", file=sys.stderr)
-    return 130
+  return command.run(lambda: work(sys.argv[1:] if arguments is None else arguments))
+
+
+def work(arguments: list[str]) -> None:
+  policies, flags = parse(arguments)
+  enable_compilation_cache()
+  splits = inputs.load_splits(flags.data)
+  reward = inputs.make_run_reward(RunConfig(reward=flags.reward))
+  runs: dict[str, list[Records]] = {}
+  for label, names in policies.items():
+    for index, name in enumerate(names):
+      folder = label if len(names) == 1 else f"{label}-{index}"
+      record = evaluate(folder, load(name, flags), flags, splits, reward)
+      runs.setdefault(label, []).append(record)
+  report = write_report(
+    flags.output,
+    runs,
+    baselines=flags.baselines or tuple(list(runs)[:1]),
+    title="Evaluation",
+    settings={
+      **{label: ", ".join(names) for label, names in policies.items()},
+      **{name: to_dict(getattr(flags, name)) for name in ("data", "reward", "sampling")},
+    },
+    budgets=flags.evaluation.budgets or None,
+    figures=flags.figures,
+  )
   print(f"report: {report}")
-  return 0
 
 
 if __name__ == "__main__":

@@ -9,16 +9,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
-import signal
 import sys
 
 import tyro
 import yaml
 
+from experiments import command
 from tea_jax.compilation import enable_compilation_cache
 from tea_jax.models import hf
 from tea_jax.models.config import ModelConfig
-from tea_jax.training.checkpoints import CheckpointError
 from tea_jax.training.config import RunConfig, load_config, to_dict
 from tea_jax.training.presets import PRESETS, get_preset
 
@@ -79,32 +78,22 @@ def model_config(name: str) -> ModelConfig:
     ) from error
 
 
-def stop_on_sigterm() -> None:
-  """Lets the notice that a cluster gives before it takes a machine act like Ctrl-C."""
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
 def main(arguments: list[str] | None = None) -> int:
-  try:
-    config, only_show = parse(sys.argv[1:] if arguments is None else arguments)
-    print(yaml.safe_dump(shown(config), sort_keys=False), flush=True)
-    if only_show:
-      dry_run(config)
-      return 0
-    from tea_jax.training.loop import train
+  return command.run(lambda: work(sys.argv[1:] if arguments is None else arguments))
 
-    enable_compilation_cache()
-    stop_on_sigterm()
-    result = train(config)
-  except (ValueError, OSError, MemoryError, FloatingPointError, CheckpointError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print("stopped; the same command goes on from here", file=sys.stderr)
-    return 130
+
+def work(arguments: list[str]) -> None:
+  config, only_show = parse(arguments)
+  print(yaml.safe_dump(shown(config), sort_keys=False), flush=True)
+  if only_show:
+    dry_run(config)
+    return
+  from tea_jax.training.loop import train
+
+  enable_compilation_cache()
+  result = train(config)
   last = result.metrics[-1]
   print(f"reward {last['reward/mean']:.4g} in step {last['step'] + 1}; {result.policy_folder}")
-  return 0
 
 
 def shown(config: RunConfig) -> dict:

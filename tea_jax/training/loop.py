@@ -222,7 +222,7 @@ class Run:
       chosen = next(self.iterator)
       rollouts = self._sample(chosen, self._key(_ROLLOUT, step))
     with clock("reward"):
-      scores = self._score(self.prompts, chosen, rollouts, step=step)
+      scores = self.scorer(self.prompts, chosen, rollouts, step=step)
     with clock("reference"):
       on_devices = place(rollouts, self.mesh)
       reference = self._reference_logprobs(on_devices)
@@ -269,11 +269,6 @@ class Run:
       prompt_ids=[self.prompts.prompts[i].id for i in chosen],
     )
     return trim(rollouts, self.config.sampling.max_completion_length)
-
-  def _score(
-    self, data: EncodedPrompts, chosen: np.ndarray, rollouts: Rollouts, *, step: int | None
-  ) -> Scores:
-    return self.scorer(data, chosen, rollouts, step=step)
 
   def _reference_logprobs(self, rollouts: Rollouts) -> jax.Array | None:
     if self.reference is None:
@@ -337,7 +332,7 @@ class Run:
       params,
       self.validation.tokens,
       [p.id for p in self.validation.prompts],
-      lambda rollouts, chosen: self._score(self.validation, chosen, rollouts, step=None).rewards,
+      lambda rollouts, chosen: self.scorer(self.validation, chosen, rollouts, step=None).rewards,
       key=self._key(_VALIDATION),
       num_samples=options.num_samples,
       prompts_per_call=self.config.data.prompts_per_step,

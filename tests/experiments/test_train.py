@@ -1,6 +1,5 @@
 """The script: presets, files and flags in that order; dry runs; errors in one line."""
 
-import json
 import signal
 
 import pytest
@@ -55,19 +54,12 @@ def test_a_dry_run_of_a_folder_prints_what_would_run(tmp_path, capsys):
 
 
 def _flags(tmp_path, steps):
-  """A run of a tiny model on twelve prompts."""
   from tea_jax.models import hf
 
   policy = tiny.policy()
   hf.save_pretrained(tmp_path / "model", policy.config, policy.params, policy.tokenizer)
-  prompts = tmp_path / "prompts.jsonl"
-  prompts.write_text("".join(json.dumps({"prompt": f"w{i} w{i + 1}"}) + "\n" for i in range(12)))
-  return (
-    f"--model.name {tmp_path}/model --run-folder {tmp_path}/run --steps {steps} "
-    f"--data.prompts {prompts} --data.no-chat --data.num-validation 2 --data.num-test 2 "
-    "--data.prompts-per-step 2 --sampling.num-rollouts 8 --sampling.max-completion-length 6 "
-    "--selection.every 0"
-  ).split()
+  own = f"--model.name {tmp_path}/model --steps {steps} --sampling.num-rollouts 8"
+  return [*own.split(), "--selection.every", "0", *tiny.flags(tmp_path)]
 
 
 @pytest.mark.slow
@@ -94,13 +86,11 @@ def test_the_notice_of_a_cluster_stops_a_run_that_goes_on_later(tmp_path, capsys
   monkeypatch.syspath_prepend(tmp_path)
   before = signal.getsignal(signal.SIGTERM)
   flags = [*_flags(tmp_path, 4), "--reward.functions", "preempted:score", "--checkpoint.every", "0"]
-  try:
-    assert train.main(flags) == 130
-    assert "the same command goes on" in capsys.readouterr().err
-    assert not (tmp_path / "run" / "policy").exists()
-    assert train.main(flags) == 0
-  finally:
-    signal.signal(signal.SIGTERM, before)
+  assert train.main(flags) == 130
+  assert "the same command goes on" in capsys.readouterr().err
+  assert not (tmp_path / "run" / "policy").exists()
+  assert train.main(flags) == 0
+  assert signal.getsignal(signal.SIGTERM) == before
   # The two finished steps were kept, although no checkpoint was due.
   assert "going on from step 3" in capsys.readouterr().out
   assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4

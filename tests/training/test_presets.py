@@ -1,5 +1,4 @@
 import dataclasses
-import json
 
 import jax
 import pytest
@@ -60,7 +59,7 @@ def _tiny_folder(path, family):
   """Random weights of the architecture, a few thousand of them, with a tokenizer."""
   small = {**FAMILIES[family], "vocab_size": len(tiny.WORDS), "eos_token_id": 0, "bos_token_id": 0}
   config = config_from_hf(small)
-  params = jax.jit(lambda key: init_params(config, key))(jax.random.key(0))
+  params = init_params(config, jax.random.key(0))
   hf.save_pretrained(path, config, params, tiny.tokenizer())
   return path
 
@@ -86,16 +85,12 @@ def test_paper_presets_resolve_on_tiny_weights_of_their_architecture(name, tmp_p
   ],
 )
 def test_paper_presets_train_on_tiny_weights_of_their_architecture(name, family, tmp_path):
-  prompts = tmp_path / "prompts.jsonl"
-  prompts.write_text("".join(json.dumps({"prompt": f"w{i} w{i + 1}"}) + "\n" for i in range(16)))
   flags = (
     f"--preset {name} --model.name {_tiny_folder(tmp_path / 'model', family)} --steps 2 "
-    f"--run-folder {tmp_path}/run --data.prompts {prompts} --data.no-chat --data.num-validation 2 "
-    "--data.num-test 2 --data.prompts-per-step 2 --data.max-prompt-length 16 "
-    "--sampling.num-rollouts 16 --sampling.max-completion-length 6 --reward.functions length "
+    "--data.max-prompt-length 16 --sampling.num-rollouts 16 --reward.functions length "
     "--selection.every 1 --selection.num-prompts 2 --selection.num-samples 4 --selection.top 2 "
     "--optimizer.micro-batch-rollouts 8 --optimizer.warmup-steps 0"
   )
   options = ["--reward.options", '{"length": {"minimum": 3, "maximum": 5}}']
-  assert train.main([*flags.split(), *options]) == 0
+  assert train.main([*flags.split(), *tiny.flags(tmp_path), *options]) == 0
   assert (tmp_path / "run" / "policy" / "config.json").exists()

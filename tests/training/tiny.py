@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import pathlib
 
 import jax
@@ -94,3 +95,13 @@ def config(folder: str | pathlib.Path, **changes) -> RunConfig:
 
 def console() -> Console:
   return Console(file=io.StringIO(), width=200)
+
+
+def flags(folder: pathlib.Path) -> list[str]:
+  """Flags of a small run in `folder/run` on twelve prompts that are written into `folder`."""
+  prompts = folder / "prompts.jsonl"
+  prompts.write_text("".join(json.dumps({"prompt": f"w{i} w{i + 1}"}) + "\n" for i in range(12)))
+  return (
+    f"--run-folder {folder}/run --data.prompts {prompts} --data.no-chat --data.num-validation 2 "
+    "--data.num-test 2 --data.prompts-per-step 2 --sampling.max-completion-length 6"
+  ).split()
