@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array
@@ -21,6 +21,7 @@ from tea_jax.models.causal_lm import Params
 from tea_jax.models.policy import Policy
 from tea_jax.rollout.cache import bucket, prompt_bytes, row_bytes
 from tea_jax.rollout.decode_loop import DecodeProgram, DecodeState, compiled
+from tea_jax.rollout.progress import Progress, report
 from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.rollout.stop_strings import StopStrings
 from tea_jax.rollout.types import Rollouts
@@ -29,31 +30,6 @@ _MEMORY = 2 << 30
 _SEGMENT = 16
 _SMALLEST_PROMPT = 16
 _SMALLEST_COMPLETION = 8
-
-
-class Progress(NamedTuple):
-  """What a callback sees between two decode segments.
-
-  Attributes:
-    prompts: indices `[P]` into the prompts of the call that are being decoded.
-    rollouts: indices `[m]` of the rollouts of each that are being decoded.
-    step: tokens decoded so far by rows that have not ended.
-    total_steps: the most there can be.
-    completion_tokens: `[P, m, step]` so far, 0 after a row's end.
-    completion_lengths: `[P, m]` so far.
-    finished: `[P, m]` rows that have ended.
-    rows_done, rows_total: of the whole call.
-  """
-
-  prompts: np.ndarray
-  rollouts: np.ndarray
-  step: int
-  total_steps: int
-  completion_tokens: np.ndarray
-  completion_lengths: np.ndarray
-  finished: np.ndarray
-  rows_done: int
-  rows_total: int
 
 
 class RolloutEngine:
@@ -127,7 +103,7 @@ class RolloutEngine:
       key: typed PRNG key of this call.
       num_rollouts: m.
       prompt_ids: number of each prompt, folded into its key; its place in the call by default.
-      progress: called between segments; what it does cannot change the result.
+      progress: called between segments, as `progress_bar` or a stream; it cannot change the result.
 
     Returns:
       `Rollouts` of numpy arrays: T_p and T_c are bucket sizes.
@@ -159,7 +135,7 @@ class RolloutEngine:
       watch = None
       if progress is not None:
         watch = functools.partial(
-          _report,
+          report,
           progress,
           prompts=np.arange(len(prompts))[prompt_slice],
           rollouts=np.arange(num_rollouts)[rollout_slice],
@@ -296,36 +272,3 @@ class RolloutEngine:
       name: np.asarray(value).reshape(-1, rollouts, *value.shape[1:])[:prompts]
       for name, value in kept.items()
     }
-
-
-def _report(
-  progress: Callable[[Progress], None],
-  state: DecodeState,
-  step: int,
-  *,
-  prompts: np.ndarray,
-  rollouts: np.ndarray,
-  rows_before: int,
-  rows_total: int,
-  total_steps: int,
-) -> None:
-  """Calls back with the rows of real prompts."""
-  rows = len(prompts) * len(rollouts)
-  tokens, lengths, finished = (
-    np.asarray(value)[:rows].reshape(len(prompts), len(rollouts), *value.shape[1:])
-    for value in (state.tokens[:, :step], state.lengths, state.done)
-  )
-  ended = rows if step >= total_steps else int(finished.sum())
-  progress(
-    Progress(
-      prompts=prompts,
-      rollouts=rollouts,
-      step=step,
-      total_steps=total_steps,
-      completion_tokens=tokens,
-      completion_lengths=lengths,
-      finished=finished,
-      rows_done=rows_before + ended,
-      rows_total=rows_total,
-    )
-  )

@@ -1,13 +1,16 @@
 import dataclasses
+import io
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tea_jax.models.logprobs import group_logprobs
 from tea_jax.rollout.cache import bucket
 from tea_jax.rollout.engine import RolloutEngine
+from tea_jax.rollout.progress import progress_bar
 from tea_jax.rollout.sampling import SamplingConfig
 from tests.models import tiny
 
@@ -132,6 +135,17 @@ def test_splitting_segments_and_callbacks_change_nothing():
   assert seen[-1].rows_done == seen[-1].rows_total == 10
   assert max(report.completion_tokens.shape[1] for report in seen) == 2
   assert {len(report.rollouts) for report in seen} == {1, 2}
+
+
+def test_progress_bar_reaches_every_rollout():
+  sampling = SamplingConfig(max_completion_length=8, stop_tokens=(5,))
+  console = Console(file=io.StringIO(), force_terminal=True, width=120)
+  options = {"max_rows": 2, "segment": 3}
+  with progress_bar(console) as bar:
+    generate(tiny_policy(), sampling, rollouts=5, engine_options=options, progress=bar)
+  drawn = console.file.getvalue()
+  assert "rollouts 10 of 10" in drawn
+  assert "100%" in drawn
 
 
 def test_memory_bound_splits_or_says_that_nothing_fits():
