@@ -31,7 +31,7 @@ def main(folder: str) -> None:
   )
   for stage, name in {
     "rollout": "_sample",
-    "reward": "_score",
+    "reward": "scorer",
     "update": "_update",
     "validation": "_validate",
     "checkpoint": "_save",
