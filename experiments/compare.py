@@ -13,7 +13,8 @@ import pathlib
 import statistics
 import sys
 import time
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import tyro
 import yaml
@@ -116,9 +117,14 @@ def _training_notes(runs: MatchedRuns) -> list[str]:
     seconds = statistics.median(line["time/step"] for lines in timings for line in lines)
     notes.append(
       f"{rule}: training reward of the last 10 steps {_mean(last):.3f}, entropy "
-      f"{_mean(entropy):.3f} nats a token, median step {seconds:.2f} s."
+      f"{_mean(entropy):.3f} nats a token{_divergence(seeds)}, median step {seconds:.2f} s."
     )
   return notes
+
+
+def _divergence(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+  kl = [[line["kl"] for line in lines[-10:] if "kl" in line] for lines in seeds]
+  return f", KL to the base {_mean(kl):.3f} nats a completion" if any(kl) else ""
 
 
 def _mean(groups: list[list[float]]) -> float:

@@ -20,6 +20,7 @@ import rich.console
 import rich.table
 import tyro
 
+from experiments import command
 from tea_jax.advantages import GroupRule
 from tea_jax.compilation import enable_compilation_cache
 from tea_jax.evaluation import alignment, alignment_report, synthetic_pools
@@ -144,20 +145,19 @@ def show(study: alignment_report.Study, sizes: tuple[int, ...]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
   flags = tyro.cli(Flags, args=arguments, description=__doc__)
-  try:
-    if flags.synthetic == (flags.preset is not None):
-      raise ValueError("say either --synthetic or --preset NAME: where the pools come from")
-    study = synthetic_study(flags) if flags.synthetic else real_study(flags)
-  except ValueError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+  return command.run(lambda: work(flags))
+
+
+def work(flags: Flags) -> None:
+  if flags.synthetic == (flags.preset is not None):
+    raise ValueError("say either --synthetic or --preset NAME: where the pools come from")
+  study = synthetic_study(flags) if flags.synthetic else real_study(flags)
   show(study, flags.num_rollouts)
   settings = dataclasses.asdict(flags)
   report = alignment_report.write_alignment(
     study, flags.output, settings=settings, compare=flags.compare, figure=flags.figure
   )
   print(f"report: {report}")
-  return 0
 
 
 if __name__ == "__main__":

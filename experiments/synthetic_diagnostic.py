@@ -19,6 +19,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from experiments import command
 from tea_jax.evaluation import synthetic_figures as figures
 from tea_jax.evaluation import synthetic_report as report
 from tea_jax.evaluation.synthetic_summary import PUBLISHED_BATCHES, Summary, summarize
@@ -108,13 +109,12 @@ def main(flags: Flags) -> Summary:
     figures.draw_scaling(summary, flags.output / "scaling.png")
     figures.draw_heat_map(summary, flags.heat_map_batches, flags.output / "heat_map.png")
     figures.draw_crossovers(summary, flags.output / "crossovers.png")
-  command = shlex.join(["python", "-m", "experiments.synthetic_diagnostic", *sys.argv[1:]])
-  report.write_text(
-    flags.output / "report.md", report.report_text(config, summary, command=command)
-  )
+  ran = shlex.join(["python", "-m", "experiments.synthetic_diagnostic", *sys.argv[1:]])
+  report.write_text(flags.output / "report.md", report.report_text(config, summary, command=ran))
   print(f"Wrote {flags.output / 'report.md'}")
   return summary
 
 
 if __name__ == "__main__":
-  main(tyro.cli(Flags, description=__doc__))
+  chosen = tyro.cli(Flags, description=__doc__)
+  sys.exit(command.run(lambda: main(chosen)))

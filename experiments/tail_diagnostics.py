@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from experiments import command
 from tea_jax.evaluation import best_of_n_exact, plots, prompt_bootstrap
 from tea_jax.evaluation.diagnostics import gaussian_reference, qq_linearity
 from tea_jax.evaluation.records import read_records, write_whole
@@ -92,49 +93,46 @@ def prediction_rows(rewards: dict[str, np.ndarray], flags: Flags) -> list[list[s
 
 def main(arguments: list[str] | None = None) -> int:
   flags = tyro.cli(Flags, args=arguments, description=__doc__)
+  return command.run(lambda: work(flags))
+
+
+def work(flags: Flags) -> None:
   out = pathlib.Path(flags.output)
-  try:
-    rewards = {}
-    for word in flags.records:
-      label, _, folder = word.rpartition("=")
-      rewards[label or pathlib.Path(folder).name] = read_records(folder).rewards
-    if not rewards:
-      raise ValueError(
-        "name at least one folder of records, e.g. base=runs/evaluation/records/base"
-      )
-    smallest = min(table.shape[1] for table in rewards.values())
-    if not 8 <= flags.num_fitted < smallest:
-      raise ValueError(
-        f"num_fitted={flags.num_fitted} must be at least 8 and below the {smallest} completions"
-      )
-    header = [
-      "rewards",
-      "median R²",
-      "mean",
-      "p10",
-      f"R² ≥ {flags.threshold}",
-      "prompts",
-      "constant",
-    ]
-    sections = ["# Upper reward tails", markdown_table(header, qq_rows(rewards, flags))]
-    header = ["rewards", "N", "best-of-N", "prediction error [95 %]", "RMSE over prompts"]
-    sections += [
-      f"## Best-of-N predicted from {flags.num_fitted} completions",
-      markdown_table(header, prediction_rows(rewards, flags)),
-    ]
-    out.mkdir(parents=True, exist_ok=True)
-    if flags.figures:
-      levels = np.linspace(flags.lowest, flags.highest, flags.points)
-      plots.qq_figure(out / "qq.png", rewards, probabilities=levels)
-      plots.reward_distribution_figure(out / "reward_distribution.png", rewards)
-      sections += ["![QQ plot](qq.png)", "![Reward distribution](reward_distribution.png)"]
-    text = "\n\n".join(sections) + "\n"
-    write_whole(out / "tail.md", lambda path: path.write_text(text, encoding="utf-8"))
-  except (ValueError, ImportError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+  rewards = {}
+  for word in flags.records:
+    label, _, folder = word.rpartition("=")
+    rewards[label or pathlib.Path(folder).name] = read_records(folder).rewards
+  if not rewards:
+    raise ValueError("name at least one folder of records, e.g. base=runs/evaluation/records/base")
+  smallest = min(table.shape[1] for table in rewards.values())
+  if not 8 <= flags.num_fitted < smallest:
+    raise ValueError(
+      f"num_fitted={flags.num_fitted} must be at least 8 and below the {smallest} completions"
+    )
+  header = [
+    "rewards",
+    "median R²",
+    "mean",
+    "p10",
+    f"R² ≥ {flags.threshold}",
+    "prompts",
+    "constant",
+  ]
+  sections = ["# Upper reward tails", markdown_table(header, qq_rows(rewards, flags))]
+  header = ["rewards", "N", "best-of-N", "prediction error [95 %]", "RMSE over prompts"]
+  sections += [
+    f"## Best-of-N predicted from {flags.num_fitted} completions",
+    markdown_table(header, prediction_rows(rewards, flags)),
+  ]
+  out.mkdir(parents=True, exist_ok=True)
+  if flags.figures:
+    levels = np.linspace(flags.lowest, flags.highest, flags.points)
+    plots.qq_figure(out / "qq.png", rewards, probabilities=levels)
+    plots.reward_distribution_figure(out / "reward_distribution.png", rewards)
+    sections += ["![QQ plot](qq.png)", "![Reward distribution](reward_distribution.png)"]
+  text = "\n\n".join(sections) + "\n"
+  write_whole(out / "tail.md", lambda path: path.write_text(text, encoding="utf-8"))
   print(text)
-  return 0
 
 
 if __name__ == "__main__":

@@ -21,6 +21,13 @@ def compilation_cache_of_the_session(tmp_path_factory):
     yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def float32_products():
+  """Accelerators multiply float32 in fewer bits unless told; the tests ask for all of them."""
+  if jax.default_backend() != "cpu":
+    jax.config.update("jax_default_matmul_precision", "highest")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs_dropped():
   """Frees what a file compiled, and undoes the settings of a script that it ran in this process.

@@ -35,6 +35,7 @@ def _config(folder: pathlib.Path, steps: int):
     run_folder=str(folder / "run"),
     steps=steps,
     advantage=AdvantageFlags(name="grpo", normalize=True),
+    objective=dataclasses.replace(config.objective, kl_coefficient=0.0),
     checkpoint=dataclasses.replace(config.checkpoint, every=0),
   )
 
