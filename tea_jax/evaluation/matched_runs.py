@@ -17,6 +17,7 @@ import jax
 from tea_jax.data import EncodedPrompts
 from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy
 from tea_jax.evaluation.records import Records
+from tea_jax.host_memory import return_free_memory
 from tea_jax.models.load import load_policy
 from tea_jax.models.policy import Policy
 from tea_jax.rewards import RewardFunction
@@ -92,7 +93,9 @@ def train_matched(
     samples = config.evaluation.num_samples
     say(f"evaluating {name}: {len(prompts)} prompts x {samples} completions")
     folder = pathlib.Path(config.run_folder) / "eval" / name
-    return evaluate_parameters(policy, params, prompts, reward, config, folder=folder)
+    found = evaluate_parameters(policy, params, prompts, reward, config, folder=folder)
+    return_free_memory()
+    return found
 
   records: dict[str, list[Records]] = {BASE: [evaluate(BASE, policy.params)]}
   metrics: dict[str, list[Any]] = {}

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from tea_jax.advantages import GroupRule
 from tea_jax.data import EncodedPrompts, PromptIterator
+from tea_jax.host_memory import return_free_memory
 from tea_jax.models.policy import Policy
 from tea_jax.rewards import RewardError, RewardFunction
 from tea_jax.rollout.types import Rollouts
@@ -366,4 +367,6 @@ class Run:
       )
 
   def _save(self, step: int, state: State, offsets: Mapping[str, int]) -> None:
+    return_free_memory()
     save_state(self.store, step, state, root=self.root, log_offsets=offsets)
+    return_free_memory()

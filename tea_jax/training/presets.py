@@ -114,12 +114,12 @@ def _paper(folder: str, **groups: object) -> RunConfig:
 PRESETS: dict[str, Preset] = {
   "quickstart": Preset("SmolLM2-135M on a laptop: TEA against GRPO in minutes", _QUICKSTART),
   "quickstart-3seeds": Preset(
-    "the quickstart with three seeds, more steps and prompts: about an hour",
+    "the quickstart with three seeds, more steps and prompts: two hours on two cores",
     _change(
       _QUICKSTART,
       run_folder="runs/quickstart-3seeds",
       steps=60,
-      evaluation={"num_prompts": 32, "num_samples": 128},
+      evaluation={"num_prompts": 64, "num_samples": 128},
     ),
     seeds=(0, 1, 2),
   ),

@@ -36,6 +36,7 @@ def _config(folder: pathlib.Path, steps: int):
     steps=steps,
     advantage=AdvantageFlags(name="grpo", normalize=True),
     objective=dataclasses.replace(config.objective, kl_coefficient=0.0),
+    model=dataclasses.replace(config.model, remat="none"),
     checkpoint=dataclasses.replace(config.checkpoint, every=0),
   )
 
