@@ -18,7 +18,7 @@ MISTAKES = (
 )
 
 
-def run(work: Callable[[], None]) -> int:
+def run(work: Callable[[], object]) -> int:
   """Exit code of `work`: 0, 2 after a mistake, 130 after Ctrl-C or a cluster's SIGTERM."""
   # The notice that a cluster gives before it takes a machine acts like Ctrl-C.
   before = signal.signal(signal.SIGTERM, signal.default_int_handler)

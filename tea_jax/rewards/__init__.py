@@ -1,17 +1,14 @@
-"""Rewards: texts in, scores out, every call checked; see `base` for the contract."""
+"""Rewards: texts in, checked scores out; `base` has the contract, `registry` the names."""
 
 from tea_jax.rewards.base import (
   RewardContext,
   RewardError,
   RewardFunction,
   WeightedReward,
-  available_rewards,
   call_reward,
-  load_object,
-  make_reward,
-  register_reward,
   reward_name,
 )
+from tea_jax.rewards.registry import available_rewards, load_object, make_reward, register_reward
 
 __all__ = [
   "RewardContext",

@@ -1,0 +1,136 @@
+"""Rewards by the names that flags use: built in, registered, or imported from the user's code."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tea_jax.rewards.base import RewardFunction
+
+# Built-in rewards by the name that flags use; modules are imported only when asked for, because
+# they need optional packages.
+_BUILT_IN: dict[str, str] = {
+  "lexicon": "tea_jax.rewards.lexicon:LexiconReward",
+  "boxed_math": "tea_jax.rewards.verifiers:BoxedMathReward",
+  "regex": "tea_jax.rewards.verifiers:regex_reward",
+  "json_schema": "tea_jax.rewards.verifiers:json_schema_reward",
+  "length": "tea_jax.rewards.verifiers:length_reward",
+  "model": "tea_jax.rewards.model:load_model_reward",
+  "remote": "tea_jax.rewards.remote:RemoteReward",
+}
+_REGISTERED: dict[str, Callable[..., RewardFunction]] = {}
+
+
+def register_reward(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+  """Decorator: makes a factory `(**options) -> RewardFunction` known to `make_reward` by name."""
+
+  def register(factory: Callable[..., Any]) -> Callable[..., Any]:
+    if name in available_rewards():
+      raise ValueError(f"a reward named '{name}' is already registered; choose another name")
+    _REGISTERED[name] = factory
+    return factory
+
+  return register
+
+
+def available_rewards() -> list[str]:
+  """Names that `make_reward` knows, sorted."""
+  return sorted({**_BUILT_IN, **_REGISTERED})
+
+
+def make_reward(name: str, **options: Any) -> RewardFunction:
+  """Builds a reward from a flag.
+
+  Args:
+    name: one of `available_rewards()`; the URL of a scoring server; or where to import a reward
+      function from, `module:function` or `file.py:function`. A class there is instantiated with
+      the options; a function is used as it is and takes none.
+    **options: of the reward's factory.
+
+  Raises:
+    ValueError: unknown name, module or function, or options that the reward does not have.
+  """
+  if name in _REGISTERED:
+    return _build(name, _REGISTERED[name], options)
+  if name in _BUILT_IN:
+    return _build(name, load_object(_BUILT_IN[name]), options)
+  if name.startswith(("http://", "https://")):
+    return make_reward("remote", url=name, **options)
+  if ":" not in name:
+    raise ValueError(
+      f"unknown reward '{name}'; use one of {', '.join(available_rewards())}, "
+      "your own as module:function or file.py:function, or the URL of a scoring server"
+    )
+  reward = load_object(name)
+  if inspect.isclass(reward):
+    return _build(name, reward, options)
+  if options:
+    raise ValueError(
+      f"reward '{name}' is a function and takes no options, but got {sorted(options)}"
+    )
+  return reward
+
+
+def load_object(path: str) -> Any:
+  """Imports `module:name` or `file.py:name`; the module may lie in the working directory.
+
+  Raises:
+    ValueError: no such module, file or name, or the object is not callable.
+  """
+  module_name, _, attribute = path.rpartition(":")
+  if not module_name or not attribute:
+    raise ValueError(f"'{path}' is not of the form module:function or file.py:function")
+  try:
+    if module_name.endswith(".py"):
+      module = _import_file(module_name)
+    else:
+      module = _import_with_working_directory(module_name)
+  except (ImportError, FileNotFoundError) as error:
+    raise ValueError(f"cannot import '{module_name}' of '{path}': {error}") from error
+  if not hasattr(module, attribute):
+    raise ValueError(f"'{module_name}' has no '{attribute}' (asked for by '{path}')")
+  value = getattr(module, attribute)
+  if not callable(value):
+    raise ValueError(f"'{path}' is a {type(value).__name__}, not a function")
+  return value
+
+
+def _build(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> RewardFunction:
+  try:
+    inspect.signature(factory).bind(**options)
+  except TypeError as error:
+    known = [p for p in inspect.signature(factory).parameters if p != "self"]
+    raise ValueError(
+      f"reward '{name}' was given {sorted(options)}: {error}; its options are {known}"
+    ) from error
+  return factory(**options)
+
+
+def _import_file(path: str):
+  if not os.path.isfile(path):
+    raise FileNotFoundError(f"no file '{path}'")
+  stem = os.path.splitext(os.path.basename(path))[0]
+  spec = importlib.util.spec_from_file_location(stem, path)
+  if spec is None or spec.loader is None:
+    raise ImportError(f"'{path}' is not a Python file")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def _import_with_working_directory(name: str):
+  # Console entry points do not have the working directory on the path; users expect it.
+  here = os.getcwd()
+  added = here not in sys.path and "" not in sys.path
+  if added:
+    sys.path.insert(0, here)
+  try:
+    return importlib.import_module(name)
+  finally:
+    if added:
+      sys.path.remove(here)
