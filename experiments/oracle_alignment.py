@@ -75,6 +75,8 @@ class Flags:
   """Standard deviation of the logarithm of the prompts' scales."""
   seed: int = 0
   """Of all random numbers."""
+  memory_gb: float = 6.0
+  """For the gradient sums of a real policy; seeds that do not fit together take another pass."""
   compare: str | None = "blended_influence"
   """Rule whose paired differences to the best other one are reported; None for none."""
   output: str = "runs/oracle_alignment"
@@ -111,7 +113,7 @@ def synthetic_study(flags: Flags) -> alignment_report.Study:
 
 def real_study(flags: Flags) -> alignment_report.Study:
   enable_compilation_cache()
-  shared = ("num_rollouts", "num_seeds", "budget", "num_prompts", "pool_size", "seed")
+  shared = ("num_rollouts", "num_seeds", "budget", "num_prompts", "pool_size", "seed", "memory_gb")
   options = {name: getattr(flags, name) for name in shared}
   config = get_preset(str(flags.preset)).config
   return {

@@ -27,6 +27,7 @@ def policy_study(
   pool_size: int,
   folder: str | pathlib.Path,
   seed: int = 0,
+  memory_gb: float = 6.0,
   policy: Policy | None = None,
   splits: inputs.Splits | None = None,
   reward: RewardFunction | None = None,
@@ -40,6 +41,7 @@ def policy_study(
     num_rollouts, num_seeds, budget, seed: see `policy_alignment`.
     num_prompts: training prompts that one gradient is summed over.
     pool_size: rollouts of each.
+    memory_gb: for the gradient sums; seeds that do not fit together take another pass.
     folder: keeps the pools; an interrupted study goes on with the prompt that is missing.
     policy, splits, reward: instead of those of the config.
     say: told what happens.
@@ -84,5 +86,6 @@ def policy_study(
     budget=budget,
     temperature=config.sampling.temperature,
     seed=seed,
+    memory=int(memory_gb * 1e9),
     progress=lambda done, total: say(f"gradients: {done} of {total} chunks"),
   )

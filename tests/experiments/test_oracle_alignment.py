@@ -61,17 +61,28 @@ def test_every_default_rule_exists():
 
 def test_real_policy_study_aligns_every_rule(tmp_path):
   options = {"num_rollouts": (8,), "num_seeds": 2, "budget": 32, "num_prompts": 3, "pool_size": 16}
-  study = policy_study(
-    tiny.config(tmp_path),
-    {"tea": tea(budget=32), "grpo": grpo()},
-    folder=tmp_path,
-    policy=tiny.policy(),
-    splits=tiny.splits(),
-    reward=tiny.reward,
-    say=lambda _: None,
-    **options,
-  )
+
+  def study(memory_gb):
+    said = []
+    result = policy_study(
+      tiny.config(tmp_path),
+      {"tea": tea(budget=32), "grpo": grpo()},
+      folder=tmp_path,
+      policy=tiny.policy(),
+      splits=tiny.splits(),
+      reward=tiny.reward,
+      memory_gb=memory_gb,
+      say=said.append,
+      **options,
+    )
+    return result, said[-1]
+
+  together, said = study(6.0)
+  assert "3 of 3 chunks" in said
+  apart, said = study(1e-9)  # a pass for each seed
+  assert "6 of 6 chunks" in said
   for name in ("tea", "grpo"):
-    assert len(study[8][name].cosines) == 2
-    assert abs(study[8][name].mean) <= 1
+    assert len(together[8][name].cosines) == 2
+    assert abs(together[8][name].mean) <= 1
+    assert apart[8][name].cosines == pytest.approx(together[8][name].cosines, abs=1e-5)
   assert len(list((tmp_path / "pools").glob("*.npz"))) == 3
