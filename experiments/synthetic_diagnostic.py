@@ -22,15 +22,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from experiments import command
 from tea_jax.evaluation import synthetic_figures as figures
 from tea_jax.evaluation import synthetic_report as report
-from tea_jax.evaluation.synthetic_summary import PUBLISHED_BATCHES, Summary, summarize
-from tea_jax.evaluation.synthetic_tail import (
+from tea_jax.evaluation.synthetic_config import (
   Cell,
-  CellResult,
   DiagnosticConfig,
   cell_name,
   diagnostic_cells,
-  simulate_cell,
 )
+from tea_jax.evaluation.synthetic_published import PUBLISHED_BATCHES
+from tea_jax.evaluation.synthetic_summary import Summary, summarize
+from tea_jax.evaluation.synthetic_tail import CellResult, simulate_cell
+from tea_jax.files import write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,7 @@ def run_cells(config: DiagnosticConfig, folder: Path, workers: int) -> list[Cell
         done = share
 
       result = simulate_cell(config, cell, progress)
-      report.write_text(path, json.dumps(dataclasses.asdict(result), indent=2) + "\n")
+      write_text(path, json.dumps(dataclasses.asdict(result), indent=2) + "\n")
       return result
 
     with ThreadPoolExecutor(workers) as pool:
@@ -110,7 +111,7 @@ def main(flags: Flags) -> Summary:
     figures.draw_heat_map(summary, flags.heat_map_batches, flags.output / "heat_map.png")
     figures.draw_crossovers(summary, flags.output / "crossovers.png")
   ran = shlex.join(["python", "-m", "experiments.synthetic_diagnostic", *sys.argv[1:]])
-  report.write_text(flags.output / "report.md", report.report_text(config, summary, command=ran))
+  write_text(flags.output / "report.md", report.report_text(config, summary, command=ran))
   print(f"Wrote {flags.output / 'report.md'}")
   return summary
 

@@ -20,8 +20,9 @@ import tyro
 from experiments import command
 from tea_jax.evaluation import best_of_n_exact, plots, prompt_bootstrap
 from tea_jax.evaluation.diagnostics import gaussian_reference, qq_linearity
-from tea_jax.evaluation.records import read_records, write_whole
+from tea_jax.evaluation.records import read_records
 from tea_jax.evaluation.report import markdown_table
+from tea_jax.files import write_text
 from tea_jax.tail import best_of_n_value, minimum_budget, tail_vector
 
 # Median, mean, 10th percentile of R^2, share at or above 0.95, in percent.
@@ -131,7 +132,7 @@ def work(flags: Flags) -> None:
     plots.reward_distribution_figure(out / "reward_distribution.png", rewards)
     sections += ["![QQ plot](qq.png)", "![Reward distribution](reward_distribution.png)"]
   text = "\n\n".join(sections) + "\n"
-  write_whole(out / "tail.md", lambda path: path.write_text(text, encoding="utf-8"))
+  write_text(out / "tail.md", text)
   print(text)
 
 

@@ -28,6 +28,13 @@ def float32_products():
     jax.config.update("jax_default_matmul_precision", "highest")
 
 
+@pytest.fixture
+def float64():
+  """Arrays and arithmetic in float64, for sums that are exact."""
+  with jax.enable_x64(True):
+    yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs_dropped():
   """Frees what a file compiled, and undoes the settings of a script that it ran in this process.

@@ -5,7 +5,6 @@ from tea_jax.advantages.bon_rl import bon_rl
 from tea_jax.advantages.compute_aligned import cat_best_of_n, cat_majority, cat_pass_at_n
 from tea_jax.advantages.configs import (
   AdvantageConfig,
-  AdvantageFlags,
   BestOfNOracleConfig,
   BlendedInfluenceConfig,
   BonMaxMeanConfig,
@@ -23,6 +22,7 @@ from tea_jax.advantages.configs import (
   TeaConfig,
 )
 from tea_jax.advantages.diagnostics import advantage_diagnostics
+from tea_jax.advantages.flags import AdvantageFlags
 from tea_jax.advantages.group_relative import bon_max_mean, bon_max_second, grpo, rloo
 from tea_jax.advantages.max_at_k import max_at_k
 from tea_jax.advantages.oracle import best_of_n_oracle

@@ -1,28 +1,31 @@
 """Compute-aligned training: group-relative advantages times the value of a sample at test time.
 
 The advantage is made of the raw rewards first and weighted after: standardising weighted rewards
-would cancel the weight of a prompt. Weights are in `aligned_weights`, tracked statistics in
-`tracking`.
+would cancel the weight of a prompt. Weights are in `aligned_weights`, what the rules share in
+`aligned_options`, tracked statistics in `tracking`.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from tea_jax.advantages.aligned_options import (
+  AlignedOptions,
+  check_laplace,
+  log_success_rate,
+  weighted_advantage,
+)
 from tea_jax.advantages.aligned_weights import (
   WeightNormalization,
-  aligned_weights,
   log_best_of_n_weight,
   log_majority_weight,
   log_pass_weight,
   majority_threshold,
 )
-from tea_jax.advantages.group_relative import check_standardization
-from tea_jax.advantages.parts import centre, count_below, group_sum, standardize
+from tea_jax.advantages.parts import count_below
 from tea_jax.advantages.registry import register_advantage
 from tea_jax.advantages.rule import Group, GroupRule
 from tea_jax.advantages.tracking import quantile_tracker, threshold_tracker
@@ -68,7 +71,9 @@ def cat_best_of_n(
 
   Source: arXiv 2605.10716, eqs. 26, 27; arXiv 2604.24957, eqs. 58, 80, 105-108.
   """
-  options = _Options(normalize, weight_clip, weight_normalization, silence_penalty, ddof, epsilon)
+  options = AlignedOptions(
+    normalize, weight_clip, weight_normalization, silence_penalty, ddof, epsilon
+  )
   options.check(budget)
   if quantile not in get_args(Quantile):
     raise ValueError(f"quantile={quantile!r} must be one of {get_args(Quantile)}")
@@ -87,7 +92,7 @@ def cat_best_of_n(
       extra, total = {"strict": (0, 0), "rank": (1, 1), "laplace": (1, 2)}[quantile]
       share = (below + extra) / jnp.maximum(group.count + total, 1)
     log_share = jnp.log(jnp.clip(share, 0, 1))
-    return _weighted(group, log_best_of_n_weight(log_share, budget=budget), options)
+    return weighted_advantage(group, log_best_of_n_weight(log_share, budget=budget), options)
 
   tracked = quantile == "tracked"
   tracker = quantile_tracker(capacity=buffer_capacity, decay=decay, smoothing=smoothing)
@@ -145,11 +150,13 @@ def cat_pass_at_n(
 
   Source: arXiv 2604.24957, Table 1, eqs. 75, 79, 83, 97, 103.
   """
-  options = _Options(normalize, weight_clip, weight_normalization, silence_penalty, ddof, epsilon)
+  options = AlignedOptions(
+    normalize, weight_clip, weight_normalization, silence_penalty, ddof, epsilon
+  )
   options.check(budget)
   if probability not in ("sequence", "group"):
     raise ValueError(f"probability={probability!r} must be 'sequence' or 'group'")
-  _check_laplace(laplace)
+  check_laplace(laplace)
 
   def compute(group: Group) -> Array:
     if probability == "sequence":
@@ -157,11 +164,11 @@ def cat_pass_at_n(
       log_success, log_failure = group.logprobs.astype(group.rewards.dtype), None
       log_success = jnp.minimum(log_success, 0)
     else:
-      log_success, log_failure = _log_success_rate(group, laplace, success_threshold)
+      log_success, log_failure = log_success_rate(group, laplace, success_threshold)
     weight = log_pass_weight(
       log_success, budget=budget, log_weighted=log_weighted, log_failure=log_failure
     )
-    return _weighted(group, weight, options)
+    return weighted_advantage(group, weight, options)
 
   return GroupRule(
     "cat_pass_at_n",
@@ -215,9 +222,11 @@ def cat_majority(
 
   Source: arXiv 2604.24957, Table 1, section B.7.2, eqs. 79, 81, 103.
   """
-  options = _Options(normalize, weight_clip, weight_normalization, silence_penalty, ddof, epsilon)
+  options = AlignedOptions(
+    normalize, weight_clip, weight_normalization, silence_penalty, ddof, epsilon
+  )
   options.check(budget)
-  _check_laplace(laplace)
+  check_laplace(laplace)
   if threshold not in ("dynamic", "tracked") and not (
     isinstance(threshold, int) and 1 <= threshold <= budget
   ):
@@ -241,11 +250,11 @@ def cat_majority(
       votes = jnp.broadcast_to(votes, (*group.rewards.shape[:-1], 1))
     else:
       votes = jnp.full((*group.rewards.shape[:-1], 1), threshold, jnp.int32)
-    log_success, log_failure = _log_success_rate(group, laplace, success_threshold)
+    log_success, log_failure = log_success_rate(group, laplace, success_threshold)
     weight = log_majority_weight(
       log_success, votes, budget=budget, log_weighted=log_weighted, log_failure=log_failure
     )
-    return _weighted(group, weight, options)
+    return weighted_advantage(group, weight, options)
 
   needs = {"dynamic": ("answers",), "tracked": ("thresholds",)}
   tracker = threshold_tracker(budget=budget, success_threshold=success_threshold, decay=decay)
@@ -264,66 +273,4 @@ def cat_majority(
     needs=needs.get(threshold, ()) if isinstance(threshold, str) else (),
     scale_degree=0 if normalize else 1,
     tracker=tracker if threshold == "tracked" else None,
-  )
-
-
-class _Options(NamedTuple):
-  """What the three rules share."""
-
-  normalize: bool
-  weight_clip: float | None
-  weight_normalization: WeightNormalization
-  silence_penalty: float
-  ddof: int
-  epsilon: float
-
-  def check(self, budget: int) -> None:
-    if budget != int(budget) or budget < 1:
-      raise ValueError(f"budget={budget} must be a positive integer")
-    if self.weight_clip is not None and not self.weight_clip > 0:
-      raise ValueError(f"weight_clip={self.weight_clip} must be positive, or None for no bound")
-    if self.weight_normalization not in get_args(WeightNormalization):
-      raise ValueError(
-        f"weight_normalization={self.weight_normalization!r} must be one of "
-        f"{get_args(WeightNormalization)}"
-      )
-    if not 0 <= self.silence_penalty < math.inf:
-      raise ValueError(f"silence_penalty={self.silence_penalty} must not be negative")
-    check_standardization(self.ddof, self.epsilon)
-
-
-def _weighted(group: Group, log_weights: Array, options: _Options) -> Array:
-  """Advantage of the raw rewards, then the penalty of a silent group, then the weight."""
-  if options.normalize:
-    advantages = standardize(group.rewards, group, ddof=options.ddof, epsilon=options.epsilon)
-  else:
-    advantages = centre(group.rewards, group)
-  if options.silence_penalty:
-    silent = group_sum(group.rewards != 0, group.where) == 0
-    advantages = advantages - jnp.where(silent, options.silence_penalty, 0)
-  weights = aligned_weights(
-    log_weights,
-    group.rewards.shape,
-    where=group.where,
-    clip=options.weight_clip,
-    normalization=options.weight_normalization,
-  )
-  return advantages * weights
-
-
-def _check_laplace(laplace: float) -> None:
-  if not 0 <= laplace < math.inf:
-    raise ValueError(f"laplace={laplace} must not be negative; 1 is Laplace's rule")
-
-
-def _log_success_rate(
-  group: Group, laplace: float, success_threshold: float
-) -> tuple[Array, Array]:
-  """log p and log(1 - p), `[..., 1]`, of the smoothed share of correct rollouts."""
-  correct = group_sum(group.rewards > success_threshold / group.scale, group.where)
-  total = jnp.log(jnp.maximum(group.count, 1) + 2 * laplace).astype(group.rewards.dtype)
-  wrong = group.count - correct
-  dtype = group.rewards.dtype
-  return jnp.log((correct + laplace).astype(dtype)) - total, (
-    jnp.log((wrong + laplace).astype(dtype)) - total
   )

@@ -17,7 +17,7 @@ from tea_jax.evaluation.alignment import (
   PUBLISHED_SIZES,
   Alignment,
 )
-from tea_jax.evaluation.records import write_whole
+from tea_jax.files import write_text, write_whole
 
 Study = Mapping[str, Mapping[int, Mapping[str, Alignment]]]
 """pool (or policy) -> group size -> rule -> `Alignment`."""
@@ -121,18 +121,14 @@ def write_alignment(
     "On a 1B language model; the group sizes of its columns are inferred.",
     markdown_table(header, published_rows(sizes)),
   ]
-  _write(folder / "alignment.csv", _csv(study))
-  _write(folder / "alignment.json", _json(study, settings))
+  write_text(folder / "alignment.csv", _csv(study))
+  write_text(folder / "alignment.json", _json(study, settings))
   if figure:
     _draw(study, folder / "alignment.png")
     sections.append("![cosine over group size](alignment.png)")
   report = folder / "report.md"
-  _write(report, "\n\n".join(sections) + "\n")
+  write_text(report, "\n\n".join(sections) + "\n")
   return report
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  write_whole(path, lambda temporary: temporary.write_text(text))
 
 
 def _csv(study: Study) -> str:

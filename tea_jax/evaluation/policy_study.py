@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tea_jax.advantages import GroupRule
 from tea_jax.evaluation.alignment import Alignment, accepts_groups
-from tea_jax.evaluation.policy_alignment import policy_alignment, sample_pools
+from tea_jax.evaluation.policy_alignment import policy_alignment
+from tea_jax.evaluation.pools import sample_pools
 from tea_jax.models.policy import Policy
 from tea_jax.rewards import RewardFunction
 from tea_jax.rollout.engine import RolloutEngine

@@ -11,13 +11,15 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
+
+from tea_jax.files import write_text, write_whole
 
 
 class Samples(NamedTuple):
@@ -80,7 +82,7 @@ class RecordFolder:
     self.path.mkdir(parents=True, exist_ok=True)
     file = self.path / "spec.json"
     if not file.exists():
-      write_whole(file, lambda path: path.write_text(json.dumps(self.spec, indent=2) + "\n"))
+      write_text(file, json.dumps(self.spec, indent=2) + "\n")
       return
     stored = json.loads(file.read_text())
     changed = [
@@ -168,16 +170,6 @@ def read_records(folder: str | os.PathLike[str]) -> Records:
     rewards=table["reward"].to_numpy().reshape(num_prompts, num_samples),
     spec=spec,
   )
-
-
-def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> None:
-  """Calls `write` with a temporary path beside `path` and then puts it in place."""
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    write(temporary)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def _table(first, ids, prompts, samples: Samples, rewards) -> pa.Table:

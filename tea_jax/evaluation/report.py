@@ -17,7 +17,8 @@ from tea_jax.evaluation.answers import accuracy_rows, is_checkable
 from tea_jax.evaluation.bootstrap import Interval
 from tea_jax.evaluation.comparison import Comparison, Runs, compare_runs
 from tea_jax.evaluation.diagnostics import gaussian_reference, qq_linearity
-from tea_jax.evaluation.records import Records, write_whole
+from tea_jax.evaluation.records import Records
+from tea_jax.files import write_text
 
 _METHODS = """\
 Intervals are 95 % percentile bootstraps over prompts ({resamples}); differences are paired by
@@ -90,10 +91,10 @@ def write_report(
     "Values of every prompt: [per_prompt.csv](per_prompt.csv); numbers of the tables: "
     "[results.json](results.json).",
   ]
-  _write_text(target / "results.json", json.dumps(_results(exact, baselines), indent=2) + "\n")
-  _write_text(target / "per_prompt.csv", per_prompt_csv(exact))
+  write_text(target / "results.json", json.dumps(_results(exact, baselines), indent=2) + "\n")
+  write_text(target / "per_prompt.csv", per_prompt_csv(exact))
   report = target / "report.md"
-  _write_text(report, "\n\n".join(section for section in sections if section) + "\n")
+  write_text(report, "\n\n".join(section for section in sections if section) + "\n")
   return report
 
 
@@ -300,7 +301,3 @@ def _inline(text: str, limit: int = 300) -> str:
   for character in "\\`*_|<[#":
     text = text.replace(character, f"\\{character}")
   return text
-
-
-def _write_text(path: pathlib.Path, text: str) -> None:
-  write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

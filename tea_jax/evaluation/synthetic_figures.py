@@ -6,7 +6,6 @@ matplotlib is an extra: it is imported when a figure is drawn.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tea_jax.evaluation.synthetic_summary import LABELS, Row, Slope, Summary
+from tea_jax.files import write_whole
 
 # Okabe and Ito's palette: told apart by every kind of colour vision.
 _COLORS = {
@@ -57,9 +57,7 @@ def _pyplot() -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
-  temporary = path.with_suffix(f".{os.getpid()}.tmp.png")
-  figure.savefig(temporary, dpi=160)
-  os.replace(temporary, path)
+  write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=160))
 
 
 def _rollout_axis(axis: Any, grid: Sequence[int]) -> None:

@@ -7,36 +7,24 @@ import dataclasses
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from tea_jax.evaluation.synthetic_config import Cell, DiagnosticConfig, cell_sizes
+from tea_jax.evaluation.synthetic_published import PUBLISHED_BATCHES
 from tea_jax.evaluation.synthetic_summary import (
   LABELS,
-  PUBLISHED_BATCHES,
   RESOLVED,
   Row,
   Slope,
   Summary,
   row_record,
 )
-from tea_jax.evaluation.synthetic_tail import (
-  Cell,
-  DiagnosticConfig,
-  cell_sizes,
-  influence_gradient,
-  target_gradient,
-)
-
-
-def write_text(path: Path, text: str) -> None:
-  """Writes a file whole or not at all."""
-  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-  temporary.write_text(text)
-  os.replace(temporary, path)
+from tea_jax.evaluation.synthetic_tail import influence_gradient, target_gradient
+from tea_jax.files import write_text
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-from tea_jax.models.config import Head, ModelConfig, RopeScaling
+from tea_jax.models.config import Head, ModelConfig
+from tea_jax.models.hf_fields import gpt2_fields, gpt2_keys, llama_fields, llama_keys, required
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +61,6 @@ _HEAD_SUFFIX: dict[str, Head] = {
   "LMHeadModel": "causal_lm",
   "ForSequenceClassification": "sequence_classifier",
 }
-_ACTIVATIONS: dict[str, Literal["silu", "gelu_tanh", "gelu"]] = {
-  "silu": "silu",
-  "swish": "silu",
-  "gelu_new": "gelu_tanh",
-  "gelu_pytorch_tanh": "gelu_tanh",
-  "gelu": "gelu",
-}
-_HF_ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh", "gelu": "gelu"}
 # Options that change the forward pass and that no layer here implements: (key, harmless values).
 _REFUSED: tuple[tuple[str, tuple[Any, ...]], ...] = (
   ("partial_rotary_factor", (None, 1, 1.0)),
@@ -112,12 +105,12 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
   # An explicit null switches the window off, which is not the same as leaving the key out.
   if "sliding_window" in hf and hf["sliding_window"] is None:
     values["sliding_window"] = None
-  read = _gpt2_fields if model_type == "gpt2" else _llama_fields
+  read = gpt2_fields if model_type == "gpt2" else llama_fields
   ends = values.get("eos_token_id")
   ends = () if ends is None else tuple(ends) if isinstance(ends, (list, tuple)) else (ends,)
   return ModelConfig(
     architecture=family.architecture,
-    vocab_size=_required(values, "vocab_size"),
+    vocab_size=required(values, "vocab_size"),
     tie_embeddings=bool(values.get("tie_word_embeddings", False)),
     bos_token_id=values.get("bos_token_id"),
     eos_token_ids=ends,
@@ -181,164 +174,8 @@ def config_to_hf(
   }
   if head == "sequence_classifier":
     hf |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-  return hf | (_gpt2_keys(config) if config.architecture == "GPT2" else _llama_keys(config))
+  return hf | (gpt2_keys(config) if config.architecture == "GPT2" else llama_keys(config))
 
 
 def _class_name(hf: Mapping[str, Any]) -> str | None:
   return (hf.get("architectures") or [None])[0]
-
-
-def _required(values: Mapping[str, Any], key: str) -> Any:
-  if values.get(key) is None:
-    raise ValueError(f"The model's config.json lacks the key {key!r}.")
-  return values[key]
-
-
-def _activation(name: str) -> Literal["silu", "gelu_tanh", "gelu"]:
-  if name not in _ACTIVATIONS:
-    raise ValueError(
-      f"The activation {name!r} is not supported; supported: {', '.join(sorted(_ACTIVATIONS))}."
-    )
-  return _ACTIVATIONS[name]
-
-
-def _llama_fields(architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
-  hidden_size, num_heads = (
-    _required(values, "hidden_size"),
-    _required(values, "num_attention_heads"),
-  )
-  num_layers = _required(values, "num_hidden_layers")
-  activation = values.get("hidden_activation") or values.get("hidden_act", "silu")
-  if architecture == "Gemma" and activation == "gelu":
-    activation = "gelu_pytorch_tanh"  # the first Gemma configs say "gelu" and mean this
-  theta, scaling = _rope(values)
-  bias = architecture != "Qwen2" and bool(values.get("attention_bias", False))
-  return {
-    "hidden_size": hidden_size,
-    "intermediate_size": _required(values, "intermediate_size"),
-    "num_layers": num_layers,
-    "num_heads": num_heads,
-    "num_kv_heads": values.get("num_key_value_heads", num_heads),
-    "head_dim": values.get("head_dim", hidden_size // num_heads),
-    "max_positions": _required(values, "max_position_embeddings"),
-    "norm_epsilon": float(values.get("rms_norm_eps", 1e-6)),
-    "rope_theta": theta,
-    "rope_scaling": scaling,
-    "sliding_window": _sliding_window(architecture, values, num_layers),
-    "activation": _activation(activation),
-    "attention_bias": bias,
-    "output_bias": bias,
-    "mlp_bias": architecture == "Llama" and bool(values.get("mlp_bias", False)),
-    "embedding_scale": hidden_size**0.5 if architecture == "Gemma" else 1.0,
-  }
-
-
-def _sliding_window(architecture: str, values: Mapping[str, Any], num_layers: int) -> int | None:
-  """One window for all layers, or none; Qwen may give it to the upper layers only: refused."""
-  window = values.get("sliding_window")
-  if architecture == "Mistral" or window is None:
-    return window if architecture == "Mistral" else None
-  if architecture not in ("Qwen2", "Qwen3") or not values.get("use_sliding_window", False):
-    return None
-  first = values.get("max_window_layers", 28)
-  kinds = values.get("layer_types") or [
-    "full_attention" if layer < first else "sliding_attention" for layer in range(num_layers)
-  ]
-  if len(set(kinds)) > 1:
-    raise ValueError(
-      f"A sliding window on some layers only (max_window_layers={first} of {num_layers}) is not "
-      "supported; supported: all layers or none."
-    )
-  return window if kinds[0] == "sliding_attention" else None
-
-
-def _rope(values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-  rope = {**(values.get("rope_scaling") or {}), **(values.get("rope_parameters") or {})}
-  theta = float(rope.get("rope_theta", values.get("rope_theta", 10000.0)))
-  kind = rope.get("rope_type", rope.get("type", "default"))
-  if kind == "default":
-    return theta, None
-  if kind == "linear":
-    return theta, RopeScaling("linear", float(_required(rope, "factor")))
-  if kind == "llama3":
-    return theta, RopeScaling(
-      "llama3",
-      factor=float(_required(rope, "factor")),
-      low_frequency_factor=float(_required(rope, "low_freq_factor")),
-      high_frequency_factor=float(_required(rope, "high_freq_factor")),
-      original_max_positions=int(_required(rope, "original_max_position_embeddings")),
-    )
-  raise ValueError(f"rope_type={kind!r} is not supported; supported: default, linear, llama3.")
-
-
-def _gpt2_fields(architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
-  del architecture
-  hidden_size, num_heads = _required(values, "n_embd"), _required(values, "n_head")
-  return {
-    "hidden_size": hidden_size,
-    "intermediate_size": values.get("n_inner") or 4 * hidden_size,
-    "num_layers": _required(values, "n_layer"),
-    "num_heads": num_heads,
-    "num_kv_heads": num_heads,
-    "head_dim": hidden_size // num_heads,
-    "max_positions": _required(values, "n_positions"),
-    "norm": "layer",
-    "norm_epsilon": float(values["layer_norm_epsilon"]),
-    "position": "learned",
-    "activation": _activation(values["activation_function"]),
-    "gated_mlp": False,
-    "attention_bias": True,
-    "output_bias": True,
-    "mlp_bias": True,
-  }
-
-
-def _llama_keys(config: ModelConfig) -> dict[str, Any]:
-  keys: dict[str, Any] = {
-    "hidden_size": config.hidden_size,
-    "intermediate_size": config.intermediate_size,
-    "num_hidden_layers": config.num_layers,
-    "num_attention_heads": config.num_heads,
-    "num_key_value_heads": config.num_kv_heads,
-    "head_dim": config.head_dim,
-    "max_position_embeddings": config.max_positions,
-    "rms_norm_eps": config.norm_epsilon,
-    "hidden_act": _HF_ACTIVATIONS[config.activation],
-    "attention_bias": config.attention_bias,
-    "attention_dropout": 0.0,
-  }
-  if config.architecture == "Llama":
-    keys["mlp_bias"] = config.mlp_bias
-  if config.architecture in ("Mistral", "Qwen2", "Qwen3"):
-    keys["sliding_window"] = config.sliding_window
-  if config.architecture in ("Qwen2", "Qwen3"):
-    keys["use_sliding_window"] = config.sliding_window is not None
-    keys["max_window_layers"] = 0 if config.sliding_window is not None else config.num_layers
-  scaling: dict[str, Any] = {"rope_type": "default"}
-  if config.rope_scaling is not None:
-    scaling = {"rope_type": config.rope_scaling.kind, "factor": config.rope_scaling.factor}
-    if config.rope_scaling.kind == "llama3":
-      scaling |= {
-        "low_freq_factor": config.rope_scaling.low_frequency_factor,
-        "high_freq_factor": config.rope_scaling.high_frequency_factor,
-        "original_max_position_embeddings": config.rope_scaling.original_max_positions,
-      }
-    keys["rope_scaling"] = dict(scaling)
-  keys["rope_theta"] = config.rope_theta
-  keys["rope_parameters"] = scaling | {"rope_theta": config.rope_theta}
-  return keys
-
-
-def _gpt2_keys(config: ModelConfig) -> dict[str, Any]:
-  return {
-    "n_embd": config.hidden_size,
-    "n_inner": config.intermediate_size,
-    "n_layer": config.num_layers,
-    "n_head": config.num_heads,
-    "n_positions": config.max_positions,
-    "layer_norm_epsilon": config.norm_epsilon,
-    "activation_function": "gelu_new" if config.activation == "gelu_tanh" else config.activation,
-    "resid_pdrop": 0.0,
-    "embd_pdrop": 0.0,
-    "attn_pdrop": 0.0,
-  }

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tea_jax.files import write_text, write_whole
 from tea_jax.models import reader
 from tea_jax.models.causal_lm import Params
 from tea_jax.models.config import ModelConfig
@@ -82,13 +83,12 @@ def save_adapters(
     name: Stored(values.shape, "float32", lambda values=values: values)
     for name, values in tensors.items()
   }
-  temporary = folder / f".{_WEIGHTS}.tmp"
-  write_safetensors(folder, stored, max_shard_bytes=2**62, name=temporary.name)
-  os.replace(temporary, folder / _WEIGHTS)
+  write_whole(
+    folder / _WEIGHTS,
+    lambda path: write_safetensors(folder, stored, max_shard_bytes=2**62, name=path.name),
+  )
   written = _peft_config(config, lora, sorted(map(_short, modules)), wider, base_model)
-  temporary = folder / f".{_CONFIG}.tmp"
-  temporary.write_text(json.dumps(written, indent=2) + "\n")
-  os.replace(temporary, folder / _CONFIG)
+  write_text(folder / _CONFIG, json.dumps(written, indent=2) + "\n")
 
 
 def load_adapters(path: str | os.PathLike[str], config: ModelConfig) -> tuple[Params, LoraConfig]:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import yaml
 
 from tea_jax.advantages import AdvantageFlags, GroupRule
+from tea_jax.files import write_text
 from tea_jax.training.objective import ObjectiveConfig
 from tea_jax.training.optimizer import OptimizerConfig
 from tea_jax.training.options import (
@@ -135,9 +136,7 @@ def save_config(config: Any, path: str | pathlib.Path) -> None:
   """Writes a config as YAML, whole or not at all."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
-  temporary.replace(path)
+  write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 def load_config(path: str | pathlib.Path) -> RunConfig:

@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from tea_jax.advantages import GroupRule
-from tea_jax.data import EncodedPrompts, PromptIterator
+from tea_jax.data import PromptIterator
 from tea_jax.host_memory import return_free_memory
 from tea_jax.models.policy import Policy
 from tea_jax.rewards import RewardError, RewardFunction
@@ -41,9 +41,10 @@ from tea_jax.training.metrics import (
 from tea_jax.training.optimizer import learning_rates
 from tea_jax.training.run_folder import RunFolder
 from tea_jax.training.scoring import Scorer, Scores, sample_record
-from tea_jax.training.selection import Best, better, sample_rewards, selection_score
+from tea_jax.training.selection import Best, better, selection_score
 from tea_jax.training.state import State, restore_state, save_state
 from tea_jax.training.step import Batch
+from tea_jax.training.validation import Validation
 
 # What a key is for. Those of rollouts and advantages also fold in the step.
 _DATA, _ADAPTERS, _ROLLOUT, _ADVANTAGE, _VALIDATION = range(5)
@@ -132,7 +133,7 @@ class Run:
     self.mesh = inputs.run_mesh(config)
     splits = splits or inputs.load_splits(config.data)
     self.prompts = inputs.encode(splits["train"], self.policy, config.data)
-    self.validation = self._validation_prompts(splits)
+    self.validation = Validation(config, splits, self.policy)
     self.scorer = Scorer(
       reward or inputs.make_run_reward(config),
       self.policy.tokenizer,
@@ -141,7 +142,7 @@ class Run:
     )
     self.rule = rule or config.advantage_rule()
     self.rule.check_num_rollouts(config.sampling.num_rollouts)
-    longest = max(len(t) for data in (self.prompts, self.validation) for t in data.tokens)
+    longest = max(len(t) for data in (self.prompts, self.validation.prompts) for t in data.tokens)
     self.learner = make_learner(self.policy, config, prompt_length=longest, mesh=self.mesh)
     self.learning_rates = learning_rates(config.optimizer, config.steps)
     self.root = jax.random.key(config.seed)
@@ -313,33 +314,15 @@ class Run:
         f"the last rewards, or lower optimizer.learning_rate={config.learning_rate}."
       )
 
-  def _validation_prompts(self, splits: inputs.Splits) -> EncodedPrompts:
-    options = self.config.selection
-    if not options.every:
-      return EncodedPrompts([], [], [])
-    chosen = list(splits.get("validation", ()))[: options.num_prompts]
-    if not chosen:
-      raise ValueError("selection.every > 0 needs validation prompts; set data.num_validation.")
-    return inputs.encode(chosen, self.policy, self.config.data)
-
   def _validate(self, done: int) -> dict[str, float]:
     """The selection metric after `done` steps, where one is due; keeps the best weights."""
-    options = self.config.selection
-    if not options.every or (done % options.every and done != self.config.steps):
+    if not self.validation.due(done):
       return {}
     params = self.learner.merge(self.state.trainable, self.frozen)
-    rewards = sample_rewards(
-      self.learner.engine,
-      params,
-      self.validation.tokens,
-      [p.id for p in self.validation.prompts],
-      lambda rollouts, chosen: self.scorer(self.validation, chosen, rollouts, step=None).rewards,
-      key=self._key(_VALIDATION),
-      num_samples=options.num_samples,
-      prompts_per_call=self.config.data.prompts_per_step,
-      num_rollouts=self.config.sampling.num_rollouts,
+    rewards = self.validation.rewards(
+      self.learner.engine, params, self.scorer, key=self._key(_VALIDATION)
     )
-    score = selection_score(rewards, options.top)
+    score = selection_score(rewards, self.config.selection.top)
     best = better(self.state.best, done, score)
     if best.step == done and self.config.checkpoint.final_policy == "best":
       self.folder.save_best(self.policy, params, done)
@@ -355,16 +338,9 @@ class Run:
     if not options.samples_every or step % options.samples_every:
       return
     for row, index in enumerate(chosen):
-      self.log.samples(
-        sample_record(
-          step,
-          self.prompts.prompts[index].text,
-          scores.texts[row],
-          scores.rewards[row],
-          advantages[row],
-          count=options.samples_per_prompt,
-        )
-      )
+      text, count = self.prompts.prompts[index].text, options.samples_per_prompt
+      group = (scores.texts[row], scores.rewards[row], advantages[row])
+      self.log.samples(sample_record(step, text, *group, count=count))
 
   def _save(self, step: int, state: State, offsets: Mapping[str, int]) -> None:
     return_free_memory()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tea_jax.data import EncodedPrompts, reward_inputs
+from tea_jax.files import write_text
 from tea_jax.rewards import RewardContext, RewardError, RewardFunction, WeightedReward, call_reward
 from tea_jax.rollout.types import Rollouts
 
@@ -83,7 +84,7 @@ class Scorer:
     path = self.folder / f"unscored_{when}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = zip(prompts, completions, strict=True)
-    path.write_text("".join(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in lines))
+    write_text(path, "".join(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in lines))
     return path
 
 

@@ -12,8 +12,8 @@ from tea_jax.evaluation.policy_alignment import (
   group_weights,
   make_gradient_sums,
   policy_alignment,
-  sample_pools,
 )
+from tea_jax.evaluation.pools import sample_pools
 from tea_jax.models.logprobs import token_logprobs
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tea_jax.evaluation import synthetic_summary as summaries
+from tea_jax.evaluation.synthetic_config import DiagnosticConfig
 from tea_jax.evaluation.synthetic_report import report_text, table_cells
-from tea_jax.evaluation.synthetic_tail import CellResult, DiagnosticConfig
+from tea_jax.evaluation.synthetic_tail import CellResult
 
 
 def cell(estimator, num_rollouts, bias, variance, noise=1e-9, target=(0.1, -0.4)):

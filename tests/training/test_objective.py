@@ -1,125 +1,61 @@
-"""The loss against enumeration: a tabular policy whose expectations are exact sums.
-
-The policy writes up to two tokens of a vocabulary of 3; token 0 ends a completion. So there are
-1 + 2 * 3 = 7 completions of different lengths, and every expectation is a sum of 7 terms.
-"""
-
-import itertools
+"""The loss against exact sums over all completions of a small policy."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tea_jax.training.kl import kl_estimate, kl_in_reward, kl_penalty
 from tea_jax.training.objective import ObjectiveConfig, policy_loss, token_weights
-from tea_jax.training.ratios import completion_mask, importance_ratios
+from tea_jax.training.ratios import importance_ratios
+from tests.training.enumerated import (
+  REWARDS,
+  assert_close,
+  completion_probabilities,
+  expected_gradient,
+  largest_difference,
+  parameters,
+  per_completion,
+  token_entropy,
+  token_logprobs,
+  token_mask,
+)
 
-COMPLETIONS = [(0,)] + [(a, b) for a, b in itertools.product((1, 2), range(3))]
-LENGTHS = np.array([[len(c) for c in COMPLETIONS]])
-TOKENS = np.array([[c + (0,) * (2 - len(c)) for c in COMPLETIONS]])
-REWARDS = np.array([[0.3, -1.0, 2.0, 0.7, 1.5, -0.2, 0.9]])
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-  with jax.enable_x64(True):
-    yield
-
-
-def _parameters(seed):
-  rng = np.random.default_rng(seed)
-  return {"first": rng.normal(size=3), "second": rng.normal(size=(3, 3))}
-
-
-def _logprobs(params):
-  """[1, 7, 2] log-probability of each token of every completion; 0 on padding."""
-  first = jax.nn.log_softmax(params["first"])[TOKENS[..., 0]]
-  second = jax.nn.log_softmax(params["second"])[TOKENS[..., 0], TOKENS[..., 1]]
-  return jnp.stack([first, jnp.where(LENGTHS == 2, second, 0.0)], -1)
-
-
-def _entropy(params):
-  def entropy(logits):
-    return -(jax.nn.softmax(logits) * jax.nn.log_softmax(logits)).sum(-1)
-
-  first = jnp.broadcast_to(entropy(params["first"]), TOKENS.shape[:2])
-  return jnp.stack([first, entropy(params["second"])[TOKENS[..., 0]]], -1)
-
-
-def _probabilities(params):
-  return jnp.exp(_logprobs(params).sum(-1))
-
-
-def _expected_gradient(loss_of_one, params):
-  """sum_y pi(y) grad loss(y), the loss of one completion written with batch-of-one weights."""
-  probabilities = _probabilities(params)
-
-  def total(params):
-    return jnp.sum(jax.lax.stop_gradient(probabilities) * loss_of_one(params))
-
-  return jax.grad(total)(params)
-
-
-def _close(actual, expected, atol=1e-12):
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), actual, expected)
-
-
-def _different(actual, expected):
-  return max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), actual, expected)))
-
-
-def _per_completion(params, *, config=None, rewards=REWARDS, **extra):
-  """Loss of each completion as if it were a batch of its own, [1, 7]."""
-  config = config or ObjectiveConfig()
-
-  def one(i, params):
-    def at(x):
-      return x[:, i : i + 1]
-
-    logprobs = at(_logprobs(params))
-    weights = token_weights(
-      jnp.asarray(at(LENGTHS)), 2, aggregation=config.aggregation, max_completion_length=2
-    )
-    arrays = {k: at(v(params) if callable(v) else v) for k, v in extra.items()}
-    return policy_loss(logprobs, jnp.asarray(at(rewards)), weights, config=config, **arrays)
-
-  return jnp.stack([one(i, params) for i in range(7)])[None]
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def test_completions_exhaust_the_policy():
-  np.testing.assert_allclose(_probabilities(_parameters(0)).sum(), 1.0, atol=1e-12)
+  np.testing.assert_allclose(completion_probabilities(parameters(0)).sum(), 1.0, atol=1e-12)
 
 
 def test_token_sum_is_the_gradient_of_the_expected_reward():
-  params = _parameters(0)
-  actual = _expected_gradient(lambda p: _per_completion(p), params)
-  expected = jax.grad(lambda p: -jnp.sum(_probabilities(p) * REWARDS))(params)
-  _close(actual, expected)
+  params = parameters(0)
+  actual = expected_gradient(lambda p: per_completion(p), params)
+  expected = jax.grad(lambda p: -jnp.sum(completion_probabilities(p) * REWARDS))(params)
+  assert_close(actual, expected)
 
 
 def test_a_baseline_leaves_the_expected_gradient_alone():
-  params = _parameters(1)
-  actual = _expected_gradient(lambda p: _per_completion(p, rewards=REWARDS - 5.0), params)
-  _close(actual, _expected_gradient(lambda p: _per_completion(p), params), atol=1e-11)
+  params = parameters(1)
+  actual = expected_gradient(lambda p: per_completion(p, rewards=REWARDS - 5.0), params)
+  assert_close(actual, expected_gradient(lambda p: per_completion(p), params), atol=1e-11)
 
 
 def test_constant_length_is_token_sum_over_the_constant():
-  params = _parameters(0)
+  params = parameters(0)
   config = ObjectiveConfig(aggregation="constant_length")
-  actual = _expected_gradient(lambda p: _per_completion(p, config=config), params)
-  expected = _expected_gradient(lambda p: _per_completion(p) / 2, params)
-  _close(actual, expected)
+  actual = expected_gradient(lambda p: per_completion(p, config=config), params)
+  expected = expected_gradient(lambda p: per_completion(p) / 2, params)
+  assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
 def test_length_averages_are_not_the_policy_gradient(aggregation):
-  params = _parameters(0)
+  params = parameters(0)
   config = ObjectiveConfig(aggregation=aggregation)
-  actual = _expected_gradient(lambda p: _per_completion(p, config=config), params)
-  expected = jax.grad(lambda p: -jnp.sum(_probabilities(p) * REWARDS))(params)
-  assert _different(actual, expected) > 0.01
-  assert _different(jax.tree.map(lambda x: 2 * x, actual), expected) > 0.01
+  actual = expected_gradient(lambda p: per_completion(p, config=config), params)
+  expected = jax.grad(lambda p: -jnp.sum(completion_probabilities(p) * REWARDS))(params)
+  assert largest_difference(actual, expected) > 0.01
+  assert largest_difference(jax.tree.map(lambda x: 2 * x, actual), expected) > 0.01
 
 
 @pytest.mark.parametrize(
@@ -158,157 +94,48 @@ def test_a_batch_without_counted_rollouts_has_zero_loss():
   assert loss == 0.0
 
 
-def _sequence_kl(params, reference):
-  p, log_p, log_q = _probabilities(params), _logprobs(params), _logprobs(reference)
-  return jnp.sum(p * (log_p - log_q).sum(-1))
-
-
-def _token_kl(params, reference):
-  """KL of each token's conditional, weighted by how often its prefix comes, the prefix fixed."""
-  first = jax.nn.log_softmax(params["first"])
-  second = jax.nn.log_softmax(params["second"])
-  total = jnp.sum(jnp.exp(first) * (first - jax.nn.log_softmax(reference["first"])))
-  for token in (1, 2):
-    reach = jax.lax.stop_gradient(jnp.exp(first[token]))
-    difference = second[token] - jax.nn.log_softmax(reference["second"])[token]
-    total += reach * jnp.sum(jnp.exp(second[token]) * difference)
-  return total
-
-
-def _expected_kl_gradient(params, reference, **options):
-  mask = completion_mask(jnp.asarray(LENGTHS), 2)
-  return _expected_gradient(
-    lambda p: kl_penalty(_logprobs(p), _logprobs(reference), mask, **options).sum(-1), params
-  )
-
-
-@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
-def test_token_kl_has_the_exact_gradient_with_prefixes_fixed(estimator):
-  params, reference = _parameters(0), _parameters(1)
-  actual = _expected_kl_gradient(params, reference, estimator=estimator, gradient="token")
-  _close(actual, jax.grad(_token_kl)(params, reference))
-
-
-@pytest.mark.parametrize("estimator", ["k1", "k3"])
-def test_trajectory_kl_has_the_exact_gradient_of_the_sequence_kl(estimator):
-  params, reference = _parameters(0), _parameters(1)
-  actual = _expected_kl_gradient(params, reference, estimator=estimator, gradient="trajectory")
-  expected = jax.grad(_sequence_kl)(params, reference)
-  _close(actual, expected)
-  assert _different(expected, jax.grad(_token_kl)(params, reference)) > 0.01
-
-
-def test_k1_differentiated_as_it_stands_has_no_expected_gradient():
-  params, reference = _parameters(0), _parameters(1)
-  actual = _expected_kl_gradient(params, reference, estimator="k1", gradient="estimator")
-  _close(actual, jax.tree.map(np.zeros_like, params))
-
-
-def test_k3_differentiated_as_it_stands_follows_another_divergence():
-  params, reference = _parameters(0), _parameters(1)
-  actual = _expected_kl_gradient(params, reference, estimator="k3", gradient="estimator")
-  assert _different(actual, jax.grad(_token_kl)(params, reference)) > 0.01
-
-
-@pytest.mark.parametrize("estimator", ["k1", "k3"])
-def test_kl_value_is_unbiased(estimator):
-  params, reference = _parameters(0), _parameters(1)
-  mask = completion_mask(jnp.asarray(LENGTHS), 2)
-  tokens = kl_estimate(_logprobs(params), _logprobs(reference), mask, estimator=estimator)
-  actual = jnp.sum(_probabilities(params) * tokens.sum(-1))
-  np.testing.assert_allclose(actual, _sequence_kl(params, reference), atol=1e-12)
-
-
-@pytest.mark.parametrize("gradient", ["token", "trajectory"])
-def test_kl_from_old_samples_is_corrected_by_the_ratio(gradient):
-  params, reference, old = _parameters(0), _parameters(1), _parameters(2)
-  mask = completion_mask(jnp.asarray(LENGTHS), 2)
-
-  def total(p):
-    penalty = kl_penalty(
-      _logprobs(p), _logprobs(reference), mask, gradient=gradient, old_logprobs=_logprobs(old)
-    )
-    return jnp.sum(jax.lax.stop_gradient(_probabilities(old)) * penalty.sum(-1))
-
-  if gradient == "trajectory":  # Exact whatever policy sampled.
-    np.testing.assert_allclose(total(params), _sequence_kl(params, reference), atol=1e-12)
-    _close(jax.grad(total)(params), jax.grad(_sequence_kl)(params, reference))
-  else:  # At the old policy it is the on-policy gradient.
-    expected = _expected_kl_gradient(old, reference, gradient="token")
-    _close(jax.grad(total)(old), expected)
-
-
-def test_kl_in_the_reward_is_the_gradient_of_reward_minus_sequence_kl():
-  params, reference = _parameters(0), _parameters(1)
-  rewards = kl_in_reward(
-    jnp.asarray(REWARDS),
-    _logprobs(params),
-    _logprobs(reference),
-    jnp.asarray(LENGTHS),
-    kl_coefficient=0.4,
-  )
-  actual = _expected_gradient(lambda p: _per_completion(p, rewards=rewards), params)
-  expected = jax.grad(
-    lambda p: -jnp.sum(_probabilities(p) * REWARDS) + 0.4 * _sequence_kl(p, reference)
-  )(params)
-  _close(actual, expected)
-
-
-def test_kl_in_the_loss_is_the_gradient_of_reward_minus_sequence_kl():
-  params, reference = _parameters(0), _parameters(1)
-  config = ObjectiveConfig(kl_coefficient=0.4, kl_gradient="trajectory")
-  actual = _expected_gradient(
-    lambda p: _per_completion(p, config=config, reference_logprobs=_logprobs(reference)), params
-  )
-  expected = jax.grad(
-    lambda p: -jnp.sum(_probabilities(p) * REWARDS) + 0.4 * _sequence_kl(p, reference)
-  )(params)
-  _close(actual, expected)
-
-
 def test_entropy_bonus_adds_the_entropy_of_each_token():
-  params = _parameters(0)
+  params = parameters(0)
   config = ObjectiveConfig(entropy_coefficient=0.3)
-  actual = _expected_gradient(lambda p: _per_completion(p, config=config, entropy=_entropy), params)
-  probabilities = _probabilities(params)
+  actual = expected_gradient(
+    lambda p: per_completion(p, config=config, entropy=token_entropy), params
+  )
+  probabilities = completion_probabilities(params)
   expected = jax.grad(
     lambda p: (
-      -jnp.sum(_probabilities(p) * REWARDS)
-      - 0.3 * jnp.sum(probabilities[..., None] * jnp.where(_mask(), _entropy(p), 0.0))
+      -jnp.sum(completion_probabilities(p) * REWARDS)
+      - 0.3 * jnp.sum(probabilities[..., None] * jnp.where(token_mask(), token_entropy(p), 0.0))
     )
   )(params)
-  _close(actual, expected)
-
-
-def _mask():
-  return completion_mask(jnp.asarray(LENGTHS), 2)
+  assert_close(actual, expected)
 
 
 def test_first_update_on_a_batch_has_ratio_one():
-  params = _parameters(0)
+  params = parameters(0)
   config = ObjectiveConfig(clip_epsilon_low=0.2, clip_epsilon_high=0.2)
-  clipped = jax.grad(lambda p: _per_completion(p, config=config).sum())(params)
-  _close(clipped, jax.grad(lambda p: _per_completion(p).sum())(params))
+  clipped = jax.grad(lambda p: per_completion(p, config=config).sum())(params)
+  assert_close(clipped, jax.grad(lambda p: per_completion(p).sum())(params))
 
 
 def test_old_logprobs_of_the_same_policy_change_nothing():
-  params = _parameters(0)
-  old = _logprobs(params)
-  _close(
-    jax.grad(lambda p: _per_completion(p, old_logprobs=old).sum())(params),
-    jax.grad(lambda p: _per_completion(p).sum())(params),
+  params = parameters(0)
+  old = token_logprobs(params)
+  assert_close(
+    jax.grad(lambda p: per_completion(p, old_logprobs=old).sum())(params),
+    jax.grad(lambda p: per_completion(p).sum())(params),
   )
 
 
 def test_sequence_ratio_makes_old_samples_unbiased():
-  params, old = _parameters(0), _parameters(2)
+  params, old = parameters(0), parameters(2)
   config = ObjectiveConfig(importance_ratio="sequence")
   actual = jax.grad(
     lambda p: jnp.sum(
-      _probabilities(old) * _per_completion(p, config=config, old_logprobs=_logprobs(old))
+      completion_probabilities(old)
+      * per_completion(p, config=config, old_logprobs=token_logprobs(old))
     )
   )(params)
-  _close(actual, jax.grad(lambda p: -jnp.sum(_probabilities(p) * REWARDS))(params))
+  assert_close(actual, jax.grad(lambda p: -jnp.sum(completion_probabilities(p) * REWARDS))(params))
 
 
 @pytest.mark.parametrize(
@@ -348,12 +175,12 @@ def test_sampler_correction_multiplies_by_the_capped_ratio():
 
 
 def test_rollout_weights_scale_the_surrogate_but_not_the_kl():
-  params, reference = _parameters(0), _parameters(1)
+  params, reference = parameters(0), parameters(1)
   config = ObjectiveConfig(kl_coefficient=0.4)
-  extra = {"config": config, "reference_logprobs": _logprobs(reference)}
-  plain = _per_completion(params, rewards=REWARDS, **extra)
-  weighted = _per_completion(params, rewards=3 * REWARDS, **extra)
-  surrogate = _per_completion(params, rewards=REWARDS)
+  extra = {"config": config, "reference_logprobs": token_logprobs(reference)}
+  plain = per_completion(params, rewards=REWARDS, **extra)
+  weighted = per_completion(params, rewards=3 * REWARDS, **extra)
+  surrogate = per_completion(params, rewards=REWARDS)
   np.testing.assert_allclose(weighted - plain, 2 * surrogate, atol=1e-6)
 
 

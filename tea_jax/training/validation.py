@@ -1,0 +1,59 @@
+"""The validation of a run: how well the policy does on prompts that it is not trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from tea_jax.data import EncodedPrompts
+from tea_jax.models.policy import Policy
+from tea_jax.rollout.engine import RolloutEngine
+from tea_jax.training import inputs
+from tea_jax.training.config import RunConfig
+from tea_jax.training.scoring import Scorer
+from tea_jax.training.selection import sample_rewards
+
+
+class Validation:
+  """The validation prompts of a run and when they are sampled.
+
+  Args:
+    config: of the run; `config.selection` says how many prompts and samples, and how often.
+    splits: of which `validation` is read, if the run validates at all.
+    policy: whose template and tokenizer the prompts take.
+
+  Raises:
+    ValueError: if the run validates and has no validation prompts.
+  """
+
+  def __init__(self, config: RunConfig, splits: inputs.Splits, policy: Policy):
+    self.config = config
+    self.prompts = EncodedPrompts([], [], [])
+    if config.selection.every:
+      chosen = list(splits.get("validation", ()))[: config.selection.num_prompts]
+      if not chosen:
+        raise ValueError("selection.every > 0 needs validation prompts; set data.num_validation.")
+      self.prompts = inputs.encode(chosen, policy, config.data)
+
+  def due(self, done: int) -> bool:
+    """Whether to validate after `done` steps: every `selection.every`, and after the last."""
+    every = self.config.selection.every
+    return bool(every) and (done % every == 0 or done == self.config.steps)
+
+  def rewards(
+    self, engine: RolloutEngine, params: Any, scorer: Scorer, *, key: jax.Array
+  ) -> np.ndarray:
+    """`[P, n]` rewards, NaN where not scored; the same key meets the same noise."""
+    return sample_rewards(
+      engine,
+      params,
+      self.prompts.tokens,
+      [prompt.id for prompt in self.prompts.prompts],
+      lambda rollouts, chosen: scorer(self.prompts, chosen, rollouts, step=None).rewards,
+      key=key,
+      num_samples=self.config.selection.num_samples,
+      prompts_per_call=self.config.data.prompts_per_step,
+      num_rollouts=self.config.sampling.num_rollouts,
+    )
