@@ -1,10 +1,11 @@
-"""What every script does around its work: mistakes become one line, a stop is a clean one."""
+"""What scripts share: labels of arguments; mistakes become one line, a stop is a clean one."""
 
 from __future__ import annotations
 
+import pathlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tea_jax.training.checkpoints import CheckpointError
 
@@ -16,6 +17,25 @@ MISTAKES = (
   FloatingPointError,
   CheckpointError,
 )
+
+
+def labelled(words: Sequence[str]) -> dict[str, str]:
+  """label -> what stands behind it, of words `label=name` or `name` (its last part is the label).
+
+  A word that is a path is a name, whatever signs are in it.
+
+  Raises:
+    ValueError: if two words have the same label.
+  """
+  found: dict[str, str] = {}
+  for word in words:
+    label, separator, name = word.partition("=")
+    if not separator or pathlib.Path(word).exists():
+      label, name = pathlib.Path(word).name, word
+    if label in found:
+      raise ValueError(f"two are called '{label}' ({found[label]} and {name}); write label=name")
+    found[label] = name
+  return found
 
 
 def run(work: Callable[[], object]) -> int:

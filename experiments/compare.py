@@ -103,6 +103,7 @@ def report(runs: MatchedRuns, *, minutes: float) -> pathlib.Path:
       "held-out prompts x completions": f"{len(runs.records[BASE][0].prompts)} x "
       f"{config.evaluation.num_samples}",
     },
+    budgets=config.evaluation.budgets or None,
     notes=[*_training_notes(runs), f"This call took {minutes:.1f} minutes."],
   )
 

@@ -1,22 +1,26 @@
 """Evaluates policies on the same held-out prompts: `python -m experiments.evaluate A B [flags]`.
 
 A policy is `[label=]name`: a model name, a Hugging Face folder, a GGUF file, or a run folder (its
-finished policy; the first run's config gives the defaults of the flags). `label=run1,run2` pools
-seeds. Writes records, report.md and figures; the same command again goes on where it was.
+finished policy). `label=run1,run2` pools seeds. The defaults of the flags are those of `--preset`,
+or else of the first run. Writes records, report.md and figures; the same command again goes on
+where it was.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import pathlib
 import sys
 
 import jax
 import tyro
+import yaml
 
 from experiments import command
 from tea_jax.compilation import enable_compilation_cache
-from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy, parameters_digest
+from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy
+from tea_jax.evaluation.identity import evaluation_spec
 from tea_jax.evaluation.records import Records
 from tea_jax.evaluation.report import write_report
 from tea_jax.models.policy import Policy
@@ -25,6 +29,7 @@ from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.training import inputs
 from tea_jax.training import options as groups
 from tea_jax.training.config import RunConfig, load_config, to_dict
+from tea_jax.training.presets import get_preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,29 +50,35 @@ class Flags:
   reward: groups.RewardOptions = dataclasses.field(default_factory=groups.RewardOptions)
   sampling: groups.SamplingOptions = dataclasses.field(default_factory=groups.SamplingOptions)
   evaluation: groups.EvaluationOptions = dataclasses.field(default_factory=groups.EvaluationOptions)
+  mesh: groups.MeshOptions = dataclasses.field(default_factory=groups.MeshOptions)
 
 
-def parse(arguments: list[str]) -> tuple[dict[str, list[str]], Flags]:
-  """`(label -> policies, flags)`; the defaults are those of the first run folder, if any."""
+def parse(arguments: list[str]) -> tuple[dict[str, list[str]], Flags, bool]:
+  """`(label -> policies, flags, dry run)`.
+
+  The defaults are those of `--preset`, or else of the first run folder among the policies.
+  """
+  first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  first.add_argument("--preset")
+  first.add_argument("--dry-run", action="store_true")
+  known, arguments = first.parse_known_args(arguments)
   split = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
   policies: dict[str, list[str]] = {}
-  for word in arguments[:split]:
-    label, _, names = word.rpartition("=")
-    label = label or pathlib.Path(names).name
-    if label in policies:
-      raise ValueError(f"two policies are called '{label}'; write label=name")
+  for label, names in command.labelled(arguments[:split]).items():
     policies[label] = names.split(",")
   folders = [pathlib.Path(name) for names in policies.values() for name in names]
-  configs = [load_config(f / "config.yaml") for f in folders if (f / "config.yaml").is_file()]
+  configs = [get_preset(known.preset).config] if known.preset else []
+  configs += [load_config(f / "config.yaml") for f in folders if (f / "config.yaml").is_file()]
   shared = {
     field.name: getattr(configs[0], field.name)
     for field in dataclasses.fields(Flags)
     if configs and field.name in RunConfig.__dataclass_fields__
   }
-  flags = tyro.cli(Flags, args=arguments[split:], default=Flags(**shared), description=__doc__)
+  about = f"{__doc__}\nAlso: --preset NAME for its defaults, and --dry-run, which only prints them."
+  flags = tyro.cli(Flags, args=arguments[split:], default=Flags(**shared), description=about)
   if not policies:
     raise ValueError("name at least one policy, e.g. base=smollm2-135m-instruct")
-  return policies, flags
+  return policies, flags, known.dry_run
 
 
 def load(name: str, flags: Flags) -> Policy:
@@ -77,7 +88,8 @@ def load(name: str, flags: Flags) -> Policy:
     if not (folder / "policy").is_dir():
       raise ValueError(f"{name} holds no finished policy; let its run end first")
     name = str(folder / "policy")
-  return inputs.load_run_policy(RunConfig(model=dataclasses.replace(flags.model, name=name)))
+  model = dataclasses.replace(flags.model, name=name)
+  return inputs.load_run_policy(RunConfig(model=model, mesh=flags.mesh))
 
 
 def evaluate(label: str, policy: Policy, flags: Flags, splits: inputs.Splits, reward) -> Records:
@@ -105,7 +117,13 @@ def evaluate(label: str, policy: Policy, flags: Flags, splits: inputs.Splits, re
     reward,
     folder=pathlib.Path(flags.output) / "records" / label,
     num_samples=options.num_samples,
-    spec={"weights": parameters_digest(policy.params), "sampling": sampling, "seed": options.seed},
+    spec=evaluation_spec(
+      policy.params,
+      model=flags.model,
+      data=flags.data,
+      sampling=flags.sampling,
+      seed=options.seed,
+    ),
     prompts_per_part=flags.data.prompts_per_step,
     progress=lambda done, total: print(f"  {done}/{total}", flush=True),
   )
@@ -116,7 +134,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def work(arguments: list[str]) -> None:
-  policies, flags = parse(arguments)
+  policies, flags, dry_run = parse(arguments)
+  if dry_run:
+    print(yaml.safe_dump({"policies": policies} | to_dict(flags), sort_keys=False), end="")
+    return
   enable_compilation_cache()
   splits = inputs.load_splits(flags.data)
   reward = inputs.make_run_reward(RunConfig(reward=flags.reward))

@@ -11,6 +11,7 @@ block. Writes alignment.csv, alignment.json, alignment.png and report.md.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import sys
@@ -25,6 +26,8 @@ from tea_jax.advantages import GroupRule
 from tea_jax.compilation import enable_compilation_cache
 from tea_jax.evaluation import alignment, alignment_report, synthetic_pools
 from tea_jax.evaluation.policy_study import policy_study
+from tea_jax.training import options
+from tea_jax.training.config import RunConfig, to_dict
 from tea_jax.training.presets import get_preset, parse_rule
 
 RULES = (
@@ -58,7 +61,7 @@ class Flags:
   rules: tuple[str, ...] = RULES
   """Rules, each `name` or `name:argument=value,...`; "best_of_n_oracle" takes the group as pool."""
   pools: tuple[str, ...] = synthetic_pools.DEFAULT_POOLS
-  """Shapes of the rewards."""
+  """Shapes of the rewards (synthetic pools)."""
   num_rollouts: tuple[int, ...] = alignment.PUBLISHED_SIZES
   """Group sizes m."""
   budget: int = alignment.PUBLISHED_BUDGET
@@ -68,21 +71,40 @@ class Flags:
   pool_size: int = 512
   """Rollouts that stand for the policy at a prompt."""
   num_seeds: int = 40
-  """Independent draws of pools and groups."""
+  """Independent draws of groups; of synthetic pools too, while a policy has one pool a prompt."""
   location_spread: float = 2.0
-  """Standard deviation of the prompts' locations."""
+  """Standard deviation of the prompts' locations (synthetic pools)."""
   scale_spread: float = 0.5
-  """Standard deviation of the logarithm of the prompts' scales."""
+  """Standard deviation of the logarithm of the prompts' scales (synthetic pools)."""
   seed: int = 0
   """Of all random numbers."""
   memory_gb: float = 6.0
-  """For the gradient sums of a real policy; seeds that do not fit together take another pass."""
+  """For gradient sums and scores of a policy; what does not fit together takes another pass."""
   compare: str | None = "blended_influence"
   """Rule whose paired differences to the best other one are reported; None for none."""
   output: str = "runs/oracle_alignment"
   """Folder of the results."""
   figure: bool = True
   """Draw alignment.png."""
+  model: options.ModelOptions = dataclasses.field(default_factory=options.ModelOptions)
+  data: options.DataOptions = dataclasses.field(default_factory=options.DataOptions)
+  reward: options.RewardOptions = dataclasses.field(default_factory=options.RewardOptions)
+  sampling: options.SamplingOptions = dataclasses.field(default_factory=options.SamplingOptions)
+  mesh: options.MeshOptions = dataclasses.field(default_factory=options.MeshOptions)
+
+
+_OF_A_POLICY = ("model", "data", "reward", "sampling", "mesh")
+_SYNTHETIC = ("pools", "location_spread", "scale_spread")
+
+
+def parse(arguments: list[str]) -> Flags:
+  """The flags; those of a policy have the preset's values as defaults."""
+  first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  first.add_argument("--preset")
+  preset = first.parse_known_args(arguments)[0].preset
+  config = get_preset(preset).config if preset else RunConfig()
+  defaults = {name: getattr(config, name) for name in _OF_A_POLICY}
+  return tyro.cli(Flags, args=arguments, default=Flags(**defaults), description=__doc__)
 
 
 def build_rules(flags: Flags) -> dict[str, GroupRule]:
@@ -114,11 +136,9 @@ def synthetic_study(flags: Flags) -> alignment_report.Study:
 def real_study(flags: Flags) -> alignment_report.Study:
   enable_compilation_cache()
   shared = ("num_rollouts", "num_seeds", "budget", "num_prompts", "pool_size", "seed", "memory_gb")
-  options = {name: getattr(flags, name) for name in shared}
-  config = get_preset(str(flags.preset)).config
-  return {
-    str(flags.preset): policy_study(config, build_rules(flags), folder=flags.output, **options)
-  }
+  study = {name: getattr(flags, name) for name in shared}
+  config = RunConfig(**{name: getattr(flags, name) for name in _OF_A_POLICY})
+  return {str(flags.preset): policy_study(config, build_rules(flags), folder=flags.output, **study)}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -146,8 +166,7 @@ def show(study: alignment_report.Study, sizes: tuple[int, ...]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-  flags = tyro.cli(Flags, args=arguments, description=__doc__)
-  return command.run(lambda: work(flags))
+  return command.run(lambda: work(parse(sys.argv[1:] if arguments is None else arguments)))
 
 
 def work(flags: Flags) -> None:
@@ -155,7 +174,8 @@ def work(flags: Flags) -> None:
     raise ValueError("say either --synthetic or --preset NAME: where the pools come from")
   study = synthetic_study(flags) if flags.synthetic else real_study(flags)
   show(study, flags.num_rollouts)
-  settings = dataclasses.asdict(flags)
+  without = (*_OF_A_POLICY, "preset", "memory_gb") if flags.synthetic else _SYNTHETIC
+  settings = {name: value for name, value in to_dict(flags).items() if name not in without}
   report = alignment_report.write_alignment(
     study, flags.output, settings=settings, compare=flags.compare, figure=flags.figure
   )

@@ -20,7 +20,7 @@ import tyro
 from experiments import command
 from tea_jax.evaluation import best_of_n_exact, plots, prompt_bootstrap
 from tea_jax.evaluation.diagnostics import gaussian_reference, qq_linearity
-from tea_jax.evaluation.records import read_records
+from tea_jax.evaluation.records import Records, read_records
 from tea_jax.evaluation.report import markdown_table
 from tea_jax.files import write_text
 from tea_jax.tail import best_of_n_value, minimum_budget, tail_vector
@@ -57,6 +57,14 @@ class Flags:
   tail_fraction: float = 0.25
   num_fitted: int = 32
   figures: bool = True
+
+
+def scored(label: str, records: Records) -> np.ndarray:
+  """Rewards of the prompts whose completions were all scored; says how many are left out."""
+  kept = ~np.isnan(records.rewards).any(axis=1)
+  if not kept.all():
+    print(f"{label}: {(~kept).sum()} prompts are left out, a completion was not scored")
+  return records.rewards[kept]
 
 
 def qq_rows(rewards: dict[str, np.ndarray], flags: Flags) -> list[list[str]]:
@@ -99,10 +107,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def work(flags: Flags) -> None:
   out = pathlib.Path(flags.output)
-  rewards = {}
-  for word in flags.records:
-    label, _, folder = word.rpartition("=")
-    rewards[label or pathlib.Path(folder).name] = read_records(folder).rewards
+  rewards = {
+    label: scored(label, read_records(folder))
+    for label, folder in command.labelled(flags.records).items()
+  }
   if not rewards:
     raise ValueError("name at least one folder of records, e.g. base=runs/evaluation/records/base")
   smallest = min(table.shape[1] for table in rewards.values())

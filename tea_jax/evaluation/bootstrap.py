@@ -40,8 +40,9 @@ class Interval:
 
   @property
   def excludes_zero(self) -> Any:
-    """Whether the whole interval lies on one side of 0."""
-    return (np.asarray(self.low) > 0) | (np.asarray(self.high) < 0)
+    """Whether the whole interval lies on one side of 0; never of a point, which has no spread."""
+    low, high = np.asarray(self.low), np.asarray(self.high)
+    return ((low > 0) | (high < 0)) & (low < high)
 
 
 def prompt_bootstrap(

@@ -56,7 +56,7 @@ class Comparison:
     return pooled_bootstrap(*self._paired(name, baseline), resample_seeds=resample_seeds, seed=seed)
 
   def rates(self, name: str, baseline: str, *, tolerance: float = 1e-6) -> list[WinTieLoss]:
-    """Win / tie / loss over prompts (and seeds) at each budget."""
+    """Win / tie / loss over all pairs of a prompt and a seed, at each budget."""
     values, others = self._paired(name, baseline)
     return [
       win_tie_loss(values[..., k].ravel(), others[..., k].ravel(), tolerance=tolerance)
@@ -104,6 +104,26 @@ def compare_runs(
   }
   lengths = {name: float(np.mean([r.mean_length for r in group])) for name, group in runs.items()}
   return Comparison(list(budgets), values, lengths, first.prompts, first.num_samples, method)
+
+
+def leave_out_unscored(runs: Runs) -> tuple[Runs, int]:
+  """The runs on the prompts whose completions were all scored in all runs, and how many were not.
+
+  Raises:
+    ValueError: the records do not belong together, or no prompt is left.
+  """
+  first = next(iter(runs.values()))[0]
+  kept = np.ones(len(first.prompts), bool)
+  for name, group in runs.items():
+    for records in group:
+      _check_comparable(name, records, first)
+      kept &= ~np.isnan(records.rewards).any(axis=1)
+  if kept.all():
+    return runs, 0
+  if not kept.any():
+    raise ValueError("no prompt has a reward for all of its completions; score them all with 0")
+  chosen = {name: [records.select(kept) for records in group] for name, group in runs.items()}
+  return chosen, int((~kept).sum())
 
 
 def _check_comparable(name: str, records: Records, first: Records) -> None:

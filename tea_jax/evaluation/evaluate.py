@@ -42,7 +42,7 @@ def evaluate_policy(
     reward: called through `call_reward` with the prompts' columns.
     folder: of the records.
     num_samples: n.
-    spec: what else identifies the evaluation (policy, sampling, seed); JSON.
+    spec: what else identifies the evaluation, see `identity.evaluation_spec`; JSON.
     prompts_per_part: prompts sampled, scored and stored together.
     progress: called with the prompts done and their total.
 
@@ -139,20 +139,6 @@ def engine_sampler(
     )
 
   return sample
-
-
-def parameters_digest(params: Any) -> str:
-  """A short fingerprint of weights for a record's spec: retrained weights are not mixed up.
-
-  It covers every tensor, by its sum and its first 1024 numbers.
-  """
-  digest = hashlib.blake2b(digest_size=8)
-  for path, leaf in sorted(jax.tree.leaves_with_path(params), key=lambda item: str(item[0])):
-    digest.update(f"{jax.tree_util.keystr(path)}{leaf.shape}".encode())
-    flat = leaf.reshape(-1)
-    digest.update(np.asarray(flat[:1024], np.float32).tobytes())
-    digest.update(np.float32(flat.sum()).tobytes())
-  return digest.hexdigest()
 
 
 def _evaluate_part(

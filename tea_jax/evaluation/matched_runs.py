@@ -16,6 +16,7 @@ import jax
 
 from tea_jax.data import EncodedPrompts
 from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy
+from tea_jax.evaluation.identity import evaluation_spec
 from tea_jax.evaluation.records import Records
 from tea_jax.host_memory import return_free_memory
 from tea_jax.models.load import load_policy
@@ -48,7 +49,7 @@ class MatchedRuns:
 
 def run_config_of(preset: Preset, rule: str, seed: int) -> RunConfig:
   """The preset's config for one rule and seed, in a folder of its own."""
-  slug = re.sub(r"[^A-Za-z0-9_.=+-]+", "_", rule)
+  slug = re.sub(r"[^A-Za-z0-9_.+-]+", "_", rule)
   folder = pathlib.Path(preset.config.run_folder) / f"{slug}-seed{seed}"
   return dataclasses.replace(
     preset.config, run_folder=str(folder), seed=seed, advantage=parse_rule(rule)
@@ -148,9 +149,15 @@ def evaluate_parameters(
     num_samples=options.num_samples,
     spec={
       "name": folder.name,
-      "sampling": to_dict(config.sampling),
-      "seed": options.seed,
+      "model": config.model.name,
       "trained": trained,
+      **evaluation_spec(
+        params,
+        model=config.model,
+        data=config.data,
+        sampling=config.sampling,
+        seed=options.seed,
+      ),
     },
     prompts_per_part=prompts_per_call,
   )

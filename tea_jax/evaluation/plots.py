@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ from tea_jax.evaluation.diagnostics import DEFAULT_PROBABILITIES
 from tea_jax.files import write_whole
 
 # Distinguishable under the common colour-vision deficiencies (Okabe and Ito).
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5C00", "#5B5B5B")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5C00")
+_LINES = ("-", "--", ":", "-.")
 _BASE_COLOR = "#5B5B5B"
 _BINS = 200
 _SMOOTHING = 0.02  # of the plotted range, the standard deviation of the kernel
@@ -46,21 +47,22 @@ def frontier_figure(
     budgets: K values of N, shown on a logarithmic axis.
     frontiers: method -> interval with arrays `[K]`.
     title: of the figure.
-    differences: method -> paired difference to `baseline`, arrays `[K]`; None for one panel.
+    differences: method (of `frontiers`) -> paired difference to `baseline`, arrays `[K]`; None for
+      one panel.
     baseline: name of the method that the differences are to.
   """
   figure = _figure(10.5 if differences else 5.6, 4.2)
   axes = figure.subplots(1, 2 if differences else 1, squeeze=False)[0]
-  colors = _colors(frontiers)
+  styles = line_styles(frontiers)
   for name, interval in frontiers.items():
-    _band(axes[0], budgets, interval, colors[name], name)
+    _band(axes[0], budgets, interval, styles[name], name)
   axes[0].set_ylabel("reward of the best of N")
   axes[0].set_title(title)
   axes[0].legend(frameon=False)
   if differences:
     axes[1].axhline(0.0, color="black", linewidth=0.8)
     for name, interval in differences.items():
-      _band(axes[1], budgets, interval, colors.get(name, COLORS[0]), name)
+      _band(axes[1], budgets, interval, styles[name], name)
     axes[1].set_ylabel(f"difference to {baseline}")
     axes[1].set_title("Paired difference, 95 % over prompts")
     axes[1].legend(frameon=False)
@@ -100,17 +102,17 @@ def reward_distribution_figure(
   axis = figure.subplots()
   # Above the curves' right ends, where there is room: densities fall off towards large rewards.
   inset = axis.inset_axes((0.62, 0.42, 0.36, 0.40))
-  colors = _colors(pooled)
+  styles = line_styles(pooled)
   start = min(float(np.quantile(values, _TAIL)) for values in pooled.values())
   for name, values in pooled.items():
     density, _ = np.histogram(values, bins=edges, density=True)
     density *= np.mean((values >= edges[0]) & (values <= edges[-1]))
     smooth = gaussian_filter1d(density, _SMOOTHING * _BINS, mode="constant")
-    axis.plot(centres, smooth, color=colors[name], label=name)
-    axis.axvline(values.mean(), color=colors[name], linewidth=0.8, linestyle=":")
+    axis.plot(centres, smooth, **styles[name], label=name)
+    axis.axvline(values.mean(), color=styles[name]["color"], linewidth=0.8, linestyle=":")
     tail = np.sort(values[values >= start])
     above = np.arange(tail.size, 0, -1) / values.size
-    inset.plot(tail, above, color=colors[name], drawstyle="steps-pre")
+    inset.plot(tail, above, **styles[name], drawstyle="steps-pre")
   inset.set_yscale("log")
   inset.set_xlim(start, edges[-1])
   inset.set_title("upper tail: share at or above", fontsize="small")
@@ -142,7 +144,7 @@ def qq_figure(
   normal = ndtri(levels)
   figure = _figure(5.6, 4.4)
   axis = figure.subplots()
-  colors = _colors(rewards)
+  styles = line_styles(rewards)
   axis.plot(normal, normal - normal.mean(), color="black", linewidth=0.8, label="Gaussian tail")
   for name, values in rewards.items():
     quantiles = np.quantile(checked_rewards(values), levels, axis=1)  # [Q, P]
@@ -151,13 +153,26 @@ def qq_figure(
     standard = centred[:, slope > 0] / slope[slope > 0]
     if standard.size:
       lower, middle, upper = np.quantile(standard, [0.1, 0.5, 0.9], axis=1)
-      axis.plot(normal, middle, color=colors[name], label=name)
-      axis.fill_between(normal, lower, upper, color=colors[name], alpha=0.15, linewidth=0)
+      axis.plot(normal, middle, **styles[name], label=name)
+      axis.fill_between(normal, lower, upper, color=styles[name]["color"], alpha=0.15, linewidth=0)
   axis.set_xlabel("normal quantile")
   axis.set_ylabel("(reward quantile - mean) / fitted scale")
   axis.set_title(title)
   axis.legend(frameon=False)
   _save(figure, path)
+
+
+def line_styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
+  """Colour and line style of each method, no two alike; the untrained policy is grey."""
+  others = [name for name in names if name != "base"]
+  styles = {
+    name: {
+      "color": COLORS[index % len(COLORS)],
+      "linestyle": _LINES[index // len(COLORS) % len(_LINES)],
+    }
+    for index, name in enumerate(others)
+  }
+  return {name: styles.get(name, {"color": _BASE_COLOR, "linestyle": "-"}) for name in names}
 
 
 def _figure(width: float, height: float) -> Any:
@@ -173,15 +188,13 @@ def _figure(width: float, height: float) -> Any:
   return figure
 
 
-def _band(axis: Any, budgets: Sequence[int], interval: Interval, color: str, label: str) -> None:
-  axis.plot(budgets, interval.estimate, color=color, marker="o", markersize=3.5, label=label)
-  axis.fill_between(budgets, interval.low, interval.high, color=color, alpha=0.15, linewidth=0)
-
-
-def _colors(names: Mapping[str, Any]) -> dict[str, str]:
-  others = [name for name in names if name != "base"]
-  colors = {name: COLORS[index % len(COLORS)] for index, name in enumerate(others)}
-  return {name: colors.get(name, _BASE_COLOR) for name in names}
+def _band(
+  axis: Any, budgets: Sequence[int], interval: Interval, style: Mapping[str, str], label: str
+) -> None:
+  axis.plot(budgets, interval.estimate, **style, marker="o", markersize=3.5, label=label)
+  axis.fill_between(
+    budgets, interval.low, interval.high, color=style["color"], alpha=0.15, linewidth=0
+  )
 
 
 def _save(figure: Any, path: str | os.PathLike[str]) -> None:

@@ -38,6 +38,8 @@ from tea_jax.models.policy import Policy
 
 Params = Any
 ORACLE = "oracle"
+Label = tuple[int, int, str]
+"""Seed, group size, and rule or `ORACLE`."""
 
 
 def make_gradient_sums(
@@ -139,6 +141,23 @@ def group_weights(
   return weights
 
 
+def plan_passes(labels: Sequence[Label], capacity: int) -> list[list[Label]]:
+  """Labels in parts of at most `capacity` (but 2): each with the oracle of its seed and size."""
+  capacity = max(2, capacity)
+  passes: list[list[Label]] = [[]]
+  for draw, size in dict.fromkeys(label[:2] for label in labels):
+    names = [label for label in labels if label[:2] == (draw, size) and label[2] != ORACLE]
+    if passes[-1] and len(passes[-1]) + 1 + len(names) > capacity:
+      passes.append([])
+    while names:
+      if len(passes[-1]) + 2 > capacity:
+        passes.append([])
+      fitting = capacity - len(passes[-1]) - 1
+      passes[-1] += [(draw, size, ORACLE), *names[:fitting]]
+      names = names[fitting:]
+  return passes
+
+
 def policy_alignment(
   policy: Policy,
   params: Params,
@@ -150,7 +169,7 @@ def policy_alignment(
   budget: int,
   temperature: float = 1.0,
   seed: int = 0,
-  rows: int = 64,
+  rows: int | None = None,
   memory: int = 6 << 30,
   progress: Callable[[int, int], None] | None = None,
 ) -> dict[int, dict[str, Alignment]]:
@@ -165,8 +184,9 @@ def policy_alignment(
     budget: N of the oracle.
     temperature: of the sampling.
     seed: of the groups.
-    rows: rollouts of one pass.
-    memory: bytes for gradient sums; seeds that do not fit together take another pass over the data.
+    rows: rollouts whose scores are held at once; by default up to 64, in a quarter of the memory.
+    memory: bytes for scores and gradient sums; sums that do not fit take another pass over the
+      data. At least two sums and one score are held.
     progress: called with the chunks done and their total.
 
   Returns:
@@ -180,8 +200,6 @@ def policy_alignment(
     size: [name for name, rule in rules.items() if accepts_groups(name, rule, size)]
     for size in num_rollouts
   }
-  vectors = sum(len(names) + 1 for names in usable.values())
-  together = max(1, min(num_seeds, memory // (4 * block * vectors)))
   add = make_gradient_sums(policy, temperature=temperature)
   weights = group_weights(
     rules, pools.rewards, num_rollouts=num_rollouts, num_seeds=num_seeds, budget=budget, seed=seed
@@ -189,15 +207,15 @@ def policy_alignment(
   cosine = jax.jit(gradient_cosine)
   cosines: dict[tuple[int, str], list[float]] = {}
   num_prompts, pool_size = pools.rewards.shape
-  rows = min(rows, pool_size)
+  rows = min(rows or max(1, min(64, memory // (16 * block))), pool_size)
   chunks = -(-pool_size // rows)
-  passes = -(-num_seeds // together)
+  passes = plan_passes(list(weights), (memory - 4 * block * rows) // (4 * block))
+  vectors = max(map(len, passes))
   done = 0
-  for first in range(0, num_seeds, together):
-    labels = [label for label in weights if first <= label[0] < first + together]
-    # The last pass may have fewer seeds; rows of zeros keep the compiled shape.
-    padding = together * vectors - len(labels)
-    sums = empty_sums(params, together * vectors)
+  for labels in passes:
+    # A pass may have fewer sums than others; rows of zeros keep the compiled shape.
+    padding = vectors - len(labels)
+    sums = empty_sums(params, vectors)
     for prompt in range(num_prompts):
       stacked = np.stack([weights[label][prompt] for label in labels])
       stacked = np.pad(stacked, ((0, padding), (0, chunks * rows - pool_size)))
@@ -215,7 +233,7 @@ def policy_alignment(
         jax.block_until_ready(sums)
         done += 1
         if progress is not None:
-          progress(done, passes * num_prompts * chunks)
+          progress(done, len(passes) * num_prompts * chunks)
     index = {label: k for k, label in enumerate(labels)}
     for (draw, size, name), k in index.items():
       if name != ORACLE:

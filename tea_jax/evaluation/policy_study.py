@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tea_jax.advantages import GroupRule
 from tea_jax.evaluation.alignment import Alignment, accepts_groups
+from tea_jax.evaluation.identity import evaluation_spec
 from tea_jax.evaluation.policy_alignment import policy_alignment
 from tea_jax.evaluation.pools import sample_pools
 from tea_jax.models.policy import Policy
@@ -42,7 +43,7 @@ def policy_study(
     num_rollouts, num_seeds, budget, seed: see `policy_alignment`.
     num_prompts: training prompts that one gradient is summed over.
     pool_size: rollouts of each.
-    memory_gb: for the gradient sums; seeds that do not fit together take another pass.
+    memory_gb: for gradient sums and scores; what does not fit together takes another pass.
     folder: keeps the pools; an interrupted study goes on with the prompt that is missing.
     policy, splits, reward: instead of those of the config.
     say: told what happens.
@@ -67,14 +68,18 @@ def policy_study(
     max_completion_length=config.sampling.max_completion_length,
   )
   longest = max(map(len, prompts.tokens))
+  reward = reward or inputs.make_run_reward(config)
   pools = sample_pools(
     RolloutEngine(policy, sampling, smallest_prompt=longest),
     policy.params,
     prompts,
-    reward or inputs.make_run_reward(config),
+    reward,
     folder=pathlib.Path(folder) / "pools",
     pool_size=pool_size,
     seed=seed,
+    spec=evaluation_spec(
+      policy.params, model=config.model, data=config.data, sampling=config.sampling, seed=seed
+    ),
     progress=lambda done, total: say(f"pools: {done} of {total} prompts"),
   )
   return policy_alignment(

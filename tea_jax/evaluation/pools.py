@@ -6,7 +6,7 @@ Axes: P prompts, n rollouts in a pool, T time.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tea_jax.data import EncodedPrompts, reward_inputs
+from tea_jax.evaluation.records import check_spec
 from tea_jax.files import write_whole
-from tea_jax.rewards import RewardFunction, call_reward
+from tea_jax.rewards import RewardFunction, call_reward, reward_name
 from tea_jax.rollout.engine import RolloutEngine
 
 Params = Any
@@ -46,6 +47,7 @@ def sample_pools(
   folder: pathlib.Path,
   pool_size: int,
   seed: int = 0,
+  spec: Mapping[str, Any] | None = None,
   progress: Callable[[int, int], None] | None = None,
 ) -> Pools:
   """Draws and scores a pool for each prompt; kept in `folder`, a file a prompt, and read again.
@@ -54,12 +56,16 @@ def sample_pools(
     engine, params: the policy.
     prompts: one pool each.
     reward: of the rollouts.
-    folder: of the files; one folder serves one policy and seed.
+    folder: of the files.
     pool_size: n.
     seed: of the sampling.
+    spec: what else identifies the pools, see `identity.evaluation_spec`; JSON.
     progress: called with the prompts done and their total.
+
+  Raises:
+    ValueError: the folder holds pools of another policy or reward, or a completion was not scored.
   """
-  folder.mkdir(parents=True, exist_ok=True)
+  check_spec(folder, {**(spec or {}), "reward": reward_name(reward)})
   width = max(map(len, prompts.tokens)) + engine.sampling.max_completion_length
   pools = []
   for index, (prompt, tokens) in enumerate(zip(prompts.prompts, prompts.tokens, strict=True)):
@@ -73,13 +79,21 @@ def sample_pools(
       texts = engine.policy.tokenizer.batch_decode(completions, skip_special_tokens=True)
       repeated, columns = reward_inputs([prompt], pool_size)
       rewards = call_reward(reward, repeated, texts, columns, num_rollouts=pool_size)
-      rows = np.zeros((pool_size, width), np.int32)
+      if np.isnan(rewards).any():
+        raise ValueError(
+          f"{np.isnan(rewards).sum()} of {pool_size} completions of {prompt.text[:80]!r} were not "
+          "scored; an oracle needs a reward for all of them"
+        )
+      rows = np.zeros((pool_size, len(tokens) + max(lengths)), np.int32)
       for row, completion in zip(rows, completions, strict=True):
         row[: len(tokens) + len(completion)] = [*tokens, *completion]
       arrays = {"tokens": rows, "lengths": lengths + len(tokens), "rewards": rewards}
       write_whole(path, lambda temporary: _save(temporary, arrays))  # noqa: B023 (called at once)
     with np.load(path) as stored:
-      pools.append((stored["tokens"], stored["lengths"], stored["rewards"]))
+      rows = stored["tokens"][:, :width]
+      # The longest of these prompts sets the width; a file knows of its own prompt only.
+      rows = np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
+      pools.append((rows, stored["lengths"], stored["rewards"]))
     if progress is not None:
       progress(index + 1, len(prompts.tokens))
   stacked = [np.stack(values) for values in zip(*pools)]

@@ -63,6 +63,16 @@ class Records:
     """Mean length of the completions in tokens."""
     return float(self.samples.lengths.mean())
 
+  def select(self, kept: Bool[np.ndarray, "P"]) -> Records:
+    """The records of the chosen prompts."""
+    samples = Samples(
+      [row for row, keep in zip(self.samples.completions, kept, strict=True) if keep],
+      self.samples.lengths[kept],
+      self.samples.finished[kept],
+    )
+    prompts = [text for text, keep in zip(self.prompts, kept, strict=True) if keep]
+    return Records(prompts, self.prompt_ids[kept], samples, self.rewards[kept], self.spec)
+
 
 class RecordFolder:
   """Reads and writes the parts of one evaluation."""
@@ -79,22 +89,7 @@ class RecordFolder:
     """
     self.path = pathlib.Path(folder)
     self.spec = json.loads(json.dumps(dict(spec)))
-    self.path.mkdir(parents=True, exist_ok=True)
-    file = self.path / "spec.json"
-    if not file.exists():
-      write_text(file, json.dumps(self.spec, indent=2) + "\n")
-      return
-    stored = json.loads(file.read_text())
-    changed = [
-      f"{name}: {stored.get(name)!r} -> {self.spec.get(name)!r}"
-      for name in sorted({*stored, *self.spec})
-      if stored.get(name) != self.spec.get(name)
-    ]
-    if changed:
-      raise ValueError(
-        f"{self.path} holds records of another evaluation ({'; '.join(changed)}); "
-        "choose another folder or delete it"
-      )
+    check_spec(self.path, self.spec)
 
   def part(self, number: int) -> pathlib.Path:
     """File of a scored part."""
@@ -138,6 +133,35 @@ class RecordFolder:
     """
     _write_table(self.part(number), _table(first, ids, prompts, samples, rewards))
     self.unscored(number).unlink(missing_ok=True)
+
+
+def check_spec(folder: pathlib.Path, spec: Mapping[str, Any]) -> None:
+  """Writes what a folder is for, or refuses one that was for something else.
+
+  Args:
+    folder: made if need be.
+    spec: JSON, kept in `spec.json`.
+
+  Raises:
+    ValueError: naming every difference.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  file = folder / "spec.json"
+  spec = json.loads(json.dumps(dict(spec)))
+  if not file.exists():
+    write_text(file, json.dumps(spec, indent=2) + "\n")
+    return
+  stored = json.loads(file.read_text())
+  changed = [
+    f"{name}: {stored.get(name)!r} -> {spec.get(name)!r}"
+    for name in sorted({*stored, *spec})
+    if stored.get(name) != spec.get(name)
+  ]
+  if changed:
+    raise ValueError(
+      f"{folder} holds records of another evaluation ({'; '.join(changed)}); "
+      "choose another folder or delete it"
+    )
 
 
 def read_records(folder: str | os.PathLike[str]) -> Records:

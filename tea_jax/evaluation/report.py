@@ -15,7 +15,12 @@ import numpy as np
 from tea_jax.evaluation import plots
 from tea_jax.evaluation.answers import accuracy_rows, is_checkable
 from tea_jax.evaluation.bootstrap import Interval
-from tea_jax.evaluation.comparison import Comparison, Runs, compare_runs
+from tea_jax.evaluation.comparison import (
+  Comparison,
+  Runs,
+  compare_runs,
+  leave_out_unscored,
+)
 from tea_jax.evaluation.diagnostics import gaussian_reference, qq_linearity
 from tea_jax.evaluation.records import Records
 from tea_jax.files import write_text
@@ -25,6 +30,8 @@ Intervals are 95 % percentile bootstraps over prompts ({resamples}); differences
 prompt. "Exact" is the unbiased order-statistic estimator over all subsets of the {n} completions of
 a prompt; "grouped" is the papers' mean of maxima over consecutive groups. Neighbouring budgets are
 strongly correlated. A difference counts as shown when its interval excludes 0 (bold)."""
+_RATES = "Win / tie / loss over prompts and seeds, % against {}:"
+_UNSCORED = "{} prompts are left out everywhere: a completion of theirs was not scored."
 
 
 def write_report(
@@ -62,9 +69,11 @@ def write_report(
     baselines = ()  # nothing to compare with
   target = pathlib.Path(folder)
   target.mkdir(parents=True, exist_ok=True)
+  runs, num_unscored = leave_out_unscored(runs)
+  if num_unscored:
+    notes = [*notes, _UNSCORED.format(num_unscored)]
   exact = compare_runs(runs, budgets=budgets)
   dividing = [budget for budget in exact.budgets if exact.num_samples % budget == 0]
-  grouped = compare_runs(runs, budgets=dividing, method="grouped")
   sections = [f"# {title}", _settings_table(settings or {}), *notes]
   sections += [_headline(exact, name) for name in baselines[:1]]
   if figures:
@@ -73,9 +82,12 @@ def write_report(
   sections += ["## Best-of-N reward (exact estimator)", frontier_table(exact)]
   for name in baselines:
     sections += [f"## Paired difference to {name}", difference_table(exact, name)]
-    sections += [f"Win / tie / loss over prompts, % against {name}:", rates_table(exact, name)]
-  sections += ["## Best-of-N reward (grouped, as in the papers)", frontier_table(grouped)]
-  sections += [difference_table(grouped, name) for name in baselines[:1]]
+    sections += [_RATES.format(name), rates_table(exact, name)]
+  if dividing:
+    grouped = compare_runs(runs, budgets=dividing, method="grouped")
+    sections += ["## Best-of-N reward (grouped, as in the papers)", frontier_table(grouped)]
+    for name in baselines[:1]:
+      sections += [difference_table(grouped, name), _RATES.format(name), rates_table(grouped, name)]
   if is_checkable(runs):
     header = ["method", "metric", *(f"k = {budget}" for budget in exact.budgets)]
     rows = accuracy_rows(runs, exact.budgets)

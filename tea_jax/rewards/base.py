@@ -179,14 +179,22 @@ class WeightedReward:
   apply: give such rewards 0 instead of None if their absence should cost nothing.
   """
 
-  def __init__(self, rewards: Mapping[str, tuple[RewardFunction, float]]):
-    """Args: rewards: name -> (function, finite weight)."""
+  def __init__(
+    self, rewards: Mapping[str, tuple[RewardFunction, float]], *, name: str | None = None
+  ):
+    """Makes the sum.
+
+    Args:
+      rewards: name -> (function, finite weight).
+      name: tells this reward from others in records; by default made of names and weights.
+    """
     if not rewards:
       raise ValueError("a weighted reward needs at least one reward; it was given none")
     for name, (_, weight) in rewards.items():
       if not np.isfinite(weight):
         raise ValueError(f"the weight of reward '{name}' is {weight}; it must be a finite number")
     self.rewards = dict(rewards)
+    self.name = name or " + ".join(f"{weight:g} {part}" for part, (_, weight) in rewards.items())
 
   def components(
     self,

@@ -91,6 +91,8 @@ class RunConfig:
 
 # What may differ when a run goes on: none of it changes a number that the run computes.
 RESUMABLE = ("run_folder", "logging", "checkpoint", "evaluation")
+# But for this: the weights of the best validation are kept only if asked for from the start.
+_FIXED = ("checkpoint.final_policy",)
 
 
 def to_dict(config: Any) -> Any:
@@ -163,7 +165,9 @@ def check_resumable(stored: RunConfig, given: RunConfig) -> None:
     ValueError: naming every field that differs and may not.
   """
   changed = [
-    d for d in differences(stored, given) if d.split(":")[0].split(".")[0] not in RESUMABLE
+    line
+    for line in differences(stored, given)
+    if line.split(".")[0].split(":")[0] not in RESUMABLE or line.split(":")[0] in _FIXED
   ]
   if changed:
     raise ValueError(

@@ -31,14 +31,14 @@ Splits = Mapping[str, Sequence[Prompt]]
 def load_splits(options: DataOptions) -> dict[str, list[Prompt]]:
   """`train`, `validation`, `test` (and a recipe's other splits), disjoint by content.
 
-  A recipe brings its own sizes (its `test` is `core250`); other sources are cut by hash into
-  `num_test`, `num_validation` and the rest.
+  A recipe brings its own sizes (`test_split` says which of them is `test`); other sources are cut
+  by hash into `num_test`, `num_validation` and the rest.
   """
   sizes = {"test": options.num_test, "validation": options.num_validation}
   recipe = options.prompts.replace("-", "_")
   if recipe in RECIPES:
     splits = load_recipe(recipe)
-    return {**splits, "test": splits["core250"]}
+    return {**splits, "test": splits[options.test_split]}
   if options.prompts == "openers":
     return load_openers(num_test=options.num_test, num_validation=options.num_validation)
   prompts = load_prompts(options.prompts, prompt_column=options.column)
@@ -84,11 +84,16 @@ def make_run_reward(config: RunConfig) -> RewardFunction:
   options: dict[str, Any] = json.loads(config.reward.options)
   names = config.reward.functions
   weights = config.reward.weights or (1.0,) * len(names)
+  parts = [
+    " ".join([f"{weight:g}", name, *([json.dumps(options[name])] if name in options else [])])
+    for name, weight in zip(names, weights)
+  ]
   return WeightedReward(
     {
       name: (_make_reward(name, options.get(name, {})), weight)
       for name, weight in zip(names, weights)
-    }
+    },
+    name=" + ".join(parts),
   )
 
 

@@ -63,6 +63,7 @@ class DataOptions:
     prompts_per_step: P, prompts of one step.
     num_validation: prompts held out for checkpoint selection (a recipe has its own split).
     num_test: prompts held out for evaluation (a recipe has its own split).
+    test_split: of a recipe that evaluation reads: "core250" or "core500".
   """
 
   prompts: str = "openers"
@@ -73,6 +74,7 @@ class DataOptions:
   prompts_per_step: int = 4
   num_validation: int = 32
   num_test: int = 64
+  test_split: Literal["core250", "core500"] = "core250"
 
   def __post_init__(self) -> None:
     for name in ("max_prompt_length", "prompts_per_step"):

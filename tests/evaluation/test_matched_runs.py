@@ -1,3 +1,6 @@
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
@@ -73,6 +76,28 @@ def test_running_again_trains_and_samples_nothing(finished, monkeypatch):
     for records, repeated in zip(group, again.records[name], strict=True):
       np.testing.assert_array_equal(records.rewards, repeated.rewards)
   assert again.metrics == runs.metrics
+
+
+def test_another_base_model_is_refused_in_the_same_folder(finished):
+  preset, arguments, _ = finished
+  params = jax.tree.map(lambda leaf: leaf * 1.01, arguments["policy"].params)
+  other = dataclasses.replace(arguments["policy"], params=params)
+  with pytest.raises(ValueError, match=r"weights: '\w+' -> '\w+'"):
+    train_matched(dataclasses.replace(preset, rules=("rloo",)), **arguments | {"policy": other})
+
+
+def test_another_template_is_refused_in_the_same_folder(finished):
+  preset, arguments, _ = finished
+  data = dataclasses.replace(preset.config.data, system_prompt="be brief")
+  changed = dataclasses.replace(preset.config, data=data)
+  with pytest.raises(ValueError, match="be brief"):
+    train_matched(dataclasses.replace(preset, config=changed, rules=("rloo",)), **arguments)
+
+
+def test_folders_of_rules_can_be_named_on_a_command_line(tmp_path):
+  rule = "tea:budget=64,tail_fraction=0.5"
+  folder = run_config_of(Preset("x", tiny.config(tmp_path)), rule, 3).run_folder
+  assert folder.endswith("tea_budget_64_tail_fraction_0.5-seed3")
 
 
 def test_repeated_rules_are_refused(tmp_path):

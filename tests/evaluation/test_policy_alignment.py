@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from tea_jax.advantages import grpo, prefix_tea, tea
-from tea_jax.data import encode_prompts
+from tea_jax.data import Prompt, encode_prompts
 from tea_jax.evaluation.alignment import gradient_cosine, oracle_advantages
 from tea_jax.evaluation.policy_alignment import (
   ORACLE,
   empty_sums,
   group_weights,
   make_gradient_sums,
+  plan_passes,
   policy_alignment,
 )
 from tea_jax.evaluation.pools import sample_pools
@@ -97,6 +98,66 @@ def test_little_memory_takes_more_passes_and_gives_the_same(policy, pools):
       np.testing.assert_allclose(
         whole[size][name].cosines, parts[size][name].cosines, rtol=1e-4, atol=1e-5
       )
+
+
+@pytest.mark.parametrize(
+  "capacity, lengths", [(100, [9]), (7, [6, 3]), (4, [3, 3, 3]), (2, [2] * 6)]
+)
+def test_every_sum_has_its_oracle_in_the_same_pass(capacity, lengths):
+  labels = [(0, 8, n) for n in (ORACLE, "a", "b")] + [(1, 8, n) for n in (ORACLE, "a", "b")]
+  labels += [(1, 16, n) for n in (ORACLE, "a", "b")]
+  passes = plan_passes(labels, capacity)
+  assert max(map(len, passes)) <= capacity
+  assert [len(p) for p in passes] == lengths
+  done = [label for part in passes for label in part if label[2] != ORACLE]
+  assert done == [label for label in labels if label[2] != ORACLE]
+  for part in passes:
+    assert all((*label[:2], ORACLE) in part for label in part)
+
+
+def test_pools_of_another_policy_or_reward_are_refused(policy, tmp_path):
+  engine = RolloutEngine(policy, SamplingConfig(max_completion_length=4))
+  prompts = encode_prompts(
+    tiny.splits()["validation"], policy.tokenizer, template="raw", max_prompt_length=8
+  )
+  options = {"folder": tmp_path, "pool_size": 4}
+  arguments = (engine, policy.params, prompts)
+  sample_pools(*arguments, tiny.reward, spec={"weights": "a"}, **options)
+  with pytest.raises(ValueError, match="weights: 'a' -> 'b'"):
+    sample_pools(*arguments, tiny.reward, spec={"weights": "b"}, **options)
+
+  def other(prompts, completions):
+    return [0.0] * len(prompts)
+
+  with pytest.raises(ValueError, match="reward: 'reward' -> 'other'"):
+    sample_pools(*arguments, other, spec={"weights": "a"}, **options)
+
+
+def test_pools_are_read_again_beside_longer_prompts(policy, tmp_path):
+  engine = RolloutEngine(policy, SamplingConfig(max_completion_length=4))
+
+  def draw(*texts):
+    made = [Prompt(id=i, text=text) for i, text in enumerate(texts)]
+    prompts = encode_prompts(made, policy.tokenizer, template="raw", max_prompt_length=8)
+    return sample_pools(engine, policy.params, prompts, tiny.reward, folder=tmp_path, pool_size=4)
+
+  short = draw("w1 w2")
+  both = draw("w1 w2", "w3 w4 w5 w6 w7")
+  width = short.tokens.shape[-1]
+  np.testing.assert_array_equal(both.tokens[0, :, :width], short.tokens[0])
+  assert not both.tokens[0, :, width:].any()
+
+
+def test_an_unscored_completion_of_a_pool_is_named(policy, tmp_path):
+  def partly(prompts, completions):
+    return [None, *[1.0] * (len(prompts) - 1)]
+
+  prompts = encode_prompts(
+    tiny.splits()["validation"], policy.tokenizer, template="raw", max_prompt_length=8
+  )
+  engine = RolloutEngine(policy, SamplingConfig(max_completion_length=4))
+  with pytest.raises(ValueError, match="1 of 4 completions of 'w"):
+    sample_pools(engine, policy.params, prompts, partly, folder=tmp_path, pool_size=4)
 
 
 def test_oracle_weights_are_the_pools_own_inside_the_group_and_zero_outside(pools):

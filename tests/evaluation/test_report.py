@@ -1,13 +1,16 @@
 """Comparisons, figures and the report, from records with known differences."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from tea_jax.evaluation.comparison import compare_runs
+from tea_jax.evaluation.plots import line_styles
 from tea_jax.evaluation.records import Records, Samples
 from tea_jax.evaluation.report import markdown_table, write_report
+from tea_jax.training.presets import PRESETS
 
 P, N = 12, 16
 DIFFICULTY = np.random.default_rng(0).normal(scale=3.0, size=(P, 1))
@@ -152,6 +155,54 @@ def test_figures_survive_constant_rewards(tmp_path):
   qq_figure(tmp_path / "q.png", constant)
   with pytest.raises(ValueError, match="at least one scored reward"):
     reward_distribution_figure(tmp_path / "d.png", {"base": np.full((2, 2), np.nan)})
+
+
+def test_prompts_with_an_unscored_completion_are_left_out_of_every_method(runs, tmp_path):
+  holed = {name: list(group) for name, group in runs.items()}
+  rewards = runs["tea"][1].rewards.copy()
+  rewards[3, 5] = np.nan
+  holed["tea"][1] = dataclasses.replace(runs["tea"][1], rewards=rewards)
+  report = write_report(tmp_path / "holed", holed, baselines=("grpo",), title="T", figures=False)
+  assert "1 prompts are left out everywhere" in report.read_text()
+  kept = np.arange(P) != 3
+  without = {name: [r.select(kept) for r in group] for name, group in runs.items()}
+  write_report(tmp_path / "without", without, baselines=("grpo",), title="T", figures=False)
+  for file in ("results.json", "per_prompt.csv"):
+    assert (tmp_path / "holed" / file).read_text() == (tmp_path / "without" / file).read_text()
+  nothing = dataclasses.replace(runs["tea"][1], rewards=np.full((P, N), np.nan))
+  with pytest.raises(ValueError, match="no prompt has a reward"):
+    write_report(tmp_path, {"tea": [nothing]}, baselines=(), title="T", figures=False)
+
+
+def test_budgets_that_do_not_divide_the_samples_have_the_exact_estimator_only(runs, tmp_path):
+  arguments = {"baselines": ("grpo",), "title": "T", "figures": False}
+  text = write_report(tmp_path, runs, budgets=(3, 5), **arguments).read_text()
+  assert "grouped, as in the papers" not in text
+  exact = compare_runs(runs, budgets=(3, 5)).frontier("tea").estimate
+  assert f"| tea | {exact[0]:.3f} | {exact[1]:.3f} |" in text
+
+
+def test_win_rates_are_given_for_both_estimators(runs, tmp_path):
+  text = write_report(
+    tmp_path, runs, baselines=("grpo",), title="T", figures=False, budgets=(1, 4, 16)
+  ).read_text()
+  grouped = compare_runs(runs, budgets=(1, 4, 16), method="grouped").rates("tea", "grpo")
+  section = text[text.index("grouped, as in the papers") :]
+  assert f"| tea | {grouped[0]} | {grouped[1]} | {grouped[2]} |" in section
+  assert text.count("Win / tie / loss over prompts and seeds, % against grpo") == 2
+
+
+def test_one_prompt_shows_nothing(tmp_path):
+  runs = {"grpo": [records(1.0, 0, prompts=1)], "tea": [records(9.0, 1, prompts=1)]}
+  text = write_report(tmp_path, runs, baselines=("grpo",), title="T", figures=False).read_text()
+  assert "(not shown)" in text
+  assert "(shown)" not in text
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_method_of_a_preset_has_its_own_line(name):
+  styles = line_styles(["base", *PRESETS[name].rules])
+  assert len({tuple(style.values()) for style in styles.values()}) == len(PRESETS[name].rules) + 1
 
 
 def test_markdown_table_has_a_rule_below_the_header():

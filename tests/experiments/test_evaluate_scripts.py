@@ -5,8 +5,9 @@ import json
 import jax
 import numpy as np
 import pytest
+import yaml
 
-from experiments import evaluate, tail_diagnostics
+from experiments import command, evaluate, tail_diagnostics
 from tea_jax.data import make_prompt
 from tea_jax.evaluation.evaluate import evaluate_policy
 from tea_jax.evaluation.records import Samples, read_records
@@ -68,7 +69,9 @@ def arguments(policy_folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_policies_are_evaluated_on_the_same_prompts_and_reported(arguments, tmp_path, capsys):
+def test_two_policies_are_evaluated_on_the_same_prompts_and_reported(
+  arguments, tmp_path, capsys, monkeypatch
+):
   assert evaluate.main(arguments) == 0
   first, second = (read_records(tmp_path / "out" / "records" / f"policy{i}") for i in (0, 1))
   assert first.prompts == second.prompts
@@ -80,15 +83,43 @@ def test_two_policies_are_evaluated_on_the_same_prompts_and_reported(arguments, 
   difference = second.rewards.mean() - first.rewards.mean()
   np.testing.assert_allclose(results["difference"]["policy0"]["policy1"]["estimate"][0], difference)
   report = (tmp_path / "out" / "report.md").read_text()
+  monkeypatch.setattr(evaluate, "engine_sampler", lambda *a, **k: pytest.fail)
   assert evaluate.main(arguments) == 0  # everything is read from the records
   assert (tmp_path / "out" / "report.md").read_text() == report
+  capsys.readouterr()
+  others = {
+    "--data.max-prompt-length 99": "template",
+    "--reward.weights 2": "reward: '1 ",
+    "--sampling.num-rollouts 8": "sampling",
+    "--model.compute-dtype bfloat16": "compute_dtype",
+  }
+  for changed, named in others.items():
+    assert evaluate.main([*arguments, *changed.split()]) == 2
+    assert f"records of another evaluation ({named}" in capsys.readouterr().err
+
+
+def test_a_dry_run_shows_the_presets_settings(capsys):
+  assert evaluate.main(["base=x", "--preset", "paper-main", "--dry-run"]) == 0
+  shown = yaml.safe_load(capsys.readouterr().out)
+  assert shown["policies"] == {"base": ["x"]}
+  assert shown["evaluation"]["num_samples"] == 256
+  assert shown["data"]["prompts"] == "ultrafeedback"
+
+
+def test_labels_stand_before_the_first_sign_and_paths_speak_for_themselves(tmp_path):
+  odd = tmp_path / "tea_budget=64"
+  odd.mkdir()
+  found = command.labelled([f"tea={odd}", str(odd), "plain"])
+  assert found == {"tea": str(odd), "tea_budget=64": str(odd), "plain": "plain"}
+  with pytest.raises(ValueError, match="two are called 'base'"):
+    command.labelled(["runs/a/base", "runs/b/base"])
 
 
 @pytest.mark.parametrize(
   "words, message",
   [
     ([], "name at least one policy"),
-    (["a=x", "a=y"], "two policies are called 'a'"),
+    (["a=x", "a=y"], "two are called 'a'"),
     (["no/such/folder"], "no/such/folder"),
   ],
 )

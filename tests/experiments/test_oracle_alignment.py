@@ -30,6 +30,20 @@ def test_it_prints_tables_and_writes_the_report(tmp_path, capsys):
   assert "tea minus the best other rule" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_settings_of_the_report_are_those_that_count(tmp_path):
+  assert run(tmp_path, "--synthetic", "--rules", "tea", "grpo", "--compare", "tea") == 0
+  settings = json.loads((tmp_path / "out" / "alignment.json").read_text())["settings"]
+  assert settings["location_spread"] == 2.0
+  assert "model" not in settings
+
+
+def test_a_presets_policy_can_be_replaced_by_flags():
+  flags = oracle_alignment.parse(["--preset", "paper-main", "--model.name", "a/folder"])
+  assert flags.model.name == "a/folder"
+  assert flags.data.prompts == "ultrafeedback"
+  assert flags.sampling.max_completion_length == 512
+
+
 def test_the_budget_of_the_study_reaches_the_rules_that_do_not_name_one():
   flags = oracle_alignment.Flags(rules=("tea", "tea:budget=16", "grpo"), budget=32)
   rules = oracle_alignment.build_rules(flags)
@@ -79,8 +93,8 @@ def test_real_policy_study_aligns_every_rule(tmp_path):
 
   together, said = study(6.0)
   assert "3 of 3 chunks" in said
-  apart, said = study(1e-9)  # a pass for each seed
-  assert "6 of 6 chunks" in said
+  apart, said = study(1e-9)  # a pass for each seed and rule, a rollout at a time
+  assert f"{2 * 2 * 3 * 16} of {2 * 2 * 3 * 16} chunks" in said
   for name in ("tea", "grpo"):
     assert len(together[8][name].cosines) == 2
     assert abs(together[8][name].mean) <= 1
