@@ -4,6 +4,7 @@ from tea_jax.data.batching import IteratorState, PromptIterator
 from tea_jax.data.prompts import (
   Message,
   Prompt,
+  column_names,
   load_prompts,
   make_prompt,
   reward_inputs,
@@ -20,6 +21,7 @@ __all__ = [
   "Message",
   "Prompt",
   "PromptIterator",
+  "column_names",
   "encode_prompts",
   "evaluation_sets",
   "load_openers",

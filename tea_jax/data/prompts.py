@@ -208,26 +208,39 @@ def _called(function: Any, name: str) -> Iterable[Any]:
   return rows
 
 
+def column_names(prompts: Iterable[Prompt]) -> list[str]:
+  """Columns that any of the prompts has, `messages` among them if there are conversations."""
+  prompts = list(prompts)
+  names = list(dict.fromkeys(name for prompt in prompts for name in prompt.columns))
+  return [*names, *(["messages"] if any(prompt.messages for prompt in prompts) else [])]
+
+
 def reward_inputs(
-  prompts: Sequence[Prompt], num_rollouts: int
+  prompts: Sequence[Prompt], num_rollouts: int, *, columns: Sequence[str] | None = None
 ) -> tuple[list[str], dict[str, list[Any]]]:
   """Texts and columns of rewards: each prompt's, repeated for its adjacent rollouts.
 
   A column that some prompts lack is None there; conversations are in the column `messages`.
 
+  Args:
+    prompts: of the call.
+    num_rollouts: m.
+    columns: `column_names` of the whole data, so that a reward meets the same ones in every call;
+      by default those of these prompts.
+
   Returns:
     `[P m]` texts, and by name `[P m]` columns.
   """
-  names = list(dict.fromkeys(name for prompt in prompts for name in prompt.columns))
-  columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
-  if any(prompt.messages for prompt in prompts):
-    columns["messages"] = [prompt.conversation for prompt in prompts]
+  names = column_names(prompts) if columns is None else columns
+  values = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
+  if "messages" in values:
+    values["messages"] = [prompt.conversation for prompt in prompts]
 
   def repeated(values: Iterable[Any]) -> list[Any]:
     return [value for value in values for _ in range(num_rollouts)]
 
   return repeated(prompt.text for prompt in prompts), {
-    name: repeated(values) for name, values in columns.items()
+    name: repeated(column) for name, column in values.items()
   }
 
 

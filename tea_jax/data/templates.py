@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from tea_jax.chat import apply_chat_template
 from tea_jax.data.prompts import Prompt
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def render_prompt(
   conversation = prompt.conversation
   if system_prompt is not None:
     conversation = [{"role": "system", "content": system_prompt}, *conversation]
-  return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+  return apply_chat_template(tokenizer, conversation, add_generation_prompt=True)
 
 
 def encode_prompts(

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tea_jax.data import EncodedPrompts, Prompt, reward_inputs
+from tea_jax.data import EncodedPrompts, Prompt, column_names, reward_inputs
 from tea_jax.evaluation.records import RecordFolder, Records, Samples, read_records
 from tea_jax.rewards import RewardError, RewardFunction, call_reward, reward_name
 from tea_jax.rollout.engine import RolloutEngine
@@ -157,7 +157,7 @@ def _evaluate_part(
     samples = sampler(indices)
     _check_samples(samples, len(chosen), num_samples)
     records.save_unscored(number, indices.start, ids, texts, samples)
-  repeated, columns = reward_inputs(chosen, num_samples)
+  repeated, columns = reward_inputs(chosen, num_samples, columns=column_names(prompts))
   completions = [text for row in samples.completions for text in row]
   try:
     scores = call_reward(reward, repeated, completions, columns, num_rollouts=num_samples)

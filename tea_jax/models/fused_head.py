@@ -94,7 +94,8 @@ def _backward(options, residuals, cotangents):
   hidden, weight, targets, valid, log_totals, entropy = residuals
   order, inverse, chunks = _compact(valid, options.chunk)
   tokens, ordered_hidden = targets[order], hidden[order]
-  kept = valid[order]
+  # The padding of the last chunk repeats a token, which must count once.
+  kept = valid[order] & (jnp.arange(order.size) < valid.size)
   logprob_gradient, entropy_gradient = (
     jnp.where(kept, cotangent[order], 0.0) for cotangent in cotangents
   )

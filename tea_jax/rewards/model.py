@@ -13,6 +13,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from tea_jax.chat import apply_chat_template
+
 Message = dict[str, str]
 
 
@@ -89,7 +91,7 @@ class ModelReward:
   def tokenize(self, messages: list[Message], completion: str) -> list[int]:
     """Token ids of a conversation that ends with `completion` as the assistant's turn."""
     conversation = [*messages, {"role": "assistant", "content": completion}]
-    text = self.tokenizer.apply_chat_template(conversation, tokenize=False)
+    text = apply_chat_template(self.tokenizer, conversation)
     tokens = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
     bos = getattr(self.tokenizer, "bos_token_id", None)
     if bos is not None and bos != self.tokenizer.eos_token_id and tokens[:2] == [bos, bos]:

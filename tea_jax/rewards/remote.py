@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 
@@ -92,10 +92,13 @@ class RemoteReward:
       scores = self._request([rows[index] for index in batch], first_row=batch[0])
       self._arrived.update(zip((keys[index] for index in batch), scores))
 
-    with ThreadPoolExecutor(self._concurrency) as threads:
-      futures = [threads.submit(fetch, batch) for batch in batches]
-    for future in futures:
-      future.result()
+    threads = ThreadPoolExecutor(self._concurrency)
+    try:
+      for done in as_completed([threads.submit(fetch, batch) for batch in batches]):
+        done.result()
+    finally:
+      # After a batch that failed for good, or a stop, the waiting ones are not sent.
+      threads.shutdown(cancel_futures=True)
     scores = [self._arrived[key] for key in keys]
     self._arrived.clear()
     return scores

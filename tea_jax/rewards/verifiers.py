@@ -101,6 +101,9 @@ class BoxedMathReward:
     scores: list[float | None] = [self.incorrect] * len(completions)
     tasks: dict[tuple[str, str], list[int]] = {}
     for row, (completion, reference) in enumerate(zip(completions, columns[self.answer_column])):
+      if reference is None:
+        scores[row] = None  # nothing to compare with
+        continue
       answer = extract_boxed(completion)
       if answer is None:
         continue

@@ -15,6 +15,7 @@ import numpy as np
 from tea_jax.advantages import GroupRule, advantage_diagnostics
 from tea_jax.rewards.verifiers import extract_boxed
 from tea_jax.rollout.types import Rollouts
+from tea_jax.tail import minimum_budget
 from tea_jax.training.kl import kl_in_reward
 from tea_jax.training.objective import ObjectiveConfig
 
@@ -63,14 +64,15 @@ class AdvantageStep:
 
   def _advantages(self, tracked, rewards, where, logprobs, answers, step, key):
     rule = self.rule
+    fraction = rule.parameters.get("tail_fraction", 0.25)
     advantages, tracked = rule.update(
       tracked, rewards, step=step, where=where, key=key, logprobs=logprobs, answers=answers
     )
     diagnostics = advantage_diagnostics(
       rewards,
       advantages,
-      tail_fraction=rule.parameters.get("tail_fraction", 0.25),
-      budget=max(int(rule.parameters.get("budget", 128)), 16),
+      tail_fraction=fraction,
+      budget=max(int(rule.parameters.get("budget", 128)), minimum_budget(fraction)),
       where=where,
       minimum_rollouts=rule.smallest_group(rewards.shape[-1]),
     )
@@ -94,8 +96,8 @@ def rewards_for_rule(
   rewards: np.ndarray,
   rollouts: Rollouts,
   reference: jax.Array | None,
-) -> tuple[np.ndarray, np.ndarray | None]:
-  """Rewards `[P, m]` as the rule sees them, and which rollouts count (None: all).
+) -> tuple[np.ndarray, np.ndarray]:
+  """Rewards `[P, m]` as the rule sees them, and which rollouts count.
 
   Args:
     objective: says what becomes of truncated rollouts, and whether the KL is in the reward.
@@ -116,6 +118,6 @@ def rewards_for_rule(
       rollouts.completion_lengths,
       kl_coefficient=objective.kl_coefficient,
     )
-  if objective.truncated_rollouts == "mask":
-    return np.asarray(shaped, np.float32), scored & ~cut
-  return np.asarray(shaped, np.float32), None if scored.all() else scored
+  counted = scored & ~cut if objective.truncated_rollouts == "mask" else scored
+  # Always an array: the first unscored rollout of a run must not compile the rule again.
+  return np.asarray(shaped, np.float32), counted

@@ -119,16 +119,17 @@ class CheckpointStore:
   def restore_latest(self, abstract_state: Any) -> Checkpoint | None:
     """The newest checkpoint that is whole, or None if there is none.
 
-    A checkpoint that cannot be read, or whose arrays differ from their checksums, is set aside
-    (renamed to `<step>.corrupt`) and announced, and the one before is taken.
+    A checkpoint that cannot be read, or whose arrays differ from their checksums, is announced, and
+    the one before is taken; it is set aside (as `<step>.corrupt`) once that one has been read.
 
     Args:
       abstract_state: pytree of `jax.ShapeDtypeStruct` (with shardings where there are devices).
 
     Raises:
-      CheckpointError: if there are checkpoints, but none of them can be read.
+      CheckpointError: if there are checkpoints, but none of them can be read, or memory or the disk
+        fail while reading. Nothing is moved then.
     """
-    steps = self.steps()
+    steps, unreadable = self.steps(), []
     for step in reversed(steps):
       try:
         restored = self._manager.restore(
@@ -140,18 +141,25 @@ class CheckpointStore:
         )
         meta = dict(restored["meta"])
         _check_checksums(restored["state"], meta["checksums"])
+        for bad in unreadable:
+          self._set_aside(bad)
         return Checkpoint(step, restored["state"], meta)
       except Exception as error:
         reason = " ".join(str(error).split())[:200]
+        if _is_passing(error):
+          raise CheckpointError(
+            f"Checkpoint {step} in {self.folder} could not be read now ({type(error).__name__}: "
+            f"{reason}); it was left as it is. See to the cause and run the same command again."
+          ) from error
         self._announce(
           f"Checkpoint {step} in {self.folder} cannot be read ({type(error).__name__}: {reason}); "
           "falling back to the one before."
         )
-        self._set_aside(step)
+        unreadable.append(step)
     if steps:
       raise CheckpointError(
-        f"None of the {len(steps)} checkpoints in {self.folder} can be read; they were renamed to "
-        "<step>.corrupt. Start a new run in another folder, or restore them from a copy."
+        f"None of the {len(steps)} checkpoints in {self.folder} can be read; they were left as "
+        "they are. Start a new run in another folder, or restore them from a copy."
       )
     return None
 
@@ -209,6 +217,13 @@ class CheckpointStore:
       f"{what} could not be written to {self.folder}: {reason} and run the same command again"
       f"{self._last_good()}."
     )
+
+
+def _is_passing(error: Exception) -> bool:
+  """Whether an error says something about the machine rather than about the files."""
+  if isinstance(error, MemoryError) or "resource_exhausted" in str(error).lower():
+    return True
+  return isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, EOFError))
 
 
 def check_writable(folder: pathlib.Path) -> None:

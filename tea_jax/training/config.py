@@ -7,6 +7,7 @@ config is built, before anything is loaded.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import typing
@@ -123,6 +124,10 @@ def from_dict(kind: type[T], values: Mapping[str, Any], *, where: str = "config"
       value = from_dict(typing.cast(type, hints[key]), value or {}, where=f"{where}.{key}")
     elif isinstance(value, list):
       value = tuple(value)
+    elif isinstance(value, str) and _is_float(hints[key]):
+      # YAML reads 1e-5, without a point, as a text.
+      with contextlib.suppress(ValueError):
+        value = float(value)
     elif isinstance(value, int) and not isinstance(value, bool) and _is_float(hints[key]):
       value = float(value)
     arguments[key] = value

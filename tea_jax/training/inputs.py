@@ -74,6 +74,17 @@ def load_run_policy(config: RunConfig) -> Policy:
 
 def run_mesh(config: RunConfig) -> jax.sharding.Mesh | None:
   """The mesh of a run; None on a single device."""
+  if jax.process_count() > 1:
+    raise ValueError(
+      f"{jax.process_count()} processes were started; training runs in one process for now, on all "
+      "the devices that it sees."
+    )
+  needed = config.mesh.fsdp * config.mesh.tensor * max(1, config.mesh.data)
+  if needed > jax.device_count():
+    raise ValueError(
+      f"mesh data={config.mesh.data}, fsdp={config.mesh.fsdp}, tensor={config.mesh.tensor} needs "
+      f"{needed} devices, but there are {jax.device_count()}."
+    )
   if jax.device_count() == 1:
     return None
   return make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)

@@ -29,16 +29,17 @@ def kl_estimate(
 ) -> Float[Array, "P m T"]:
   """Estimate of KL(policy || reference) at each token from its sampled token; 0 on padding.
 
-  With d = log ref - log policy: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - 1 - d.
+  With d = log ref - log policy: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - 1 - d. The exponent stops at
+  d = 20: a larger one is a token that the policy hardly ever samples.
   """
   chex.assert_equal_shape([logprobs, reference_logprobs])
-  d = jnp.where(mask, jnp.clip(reference_logprobs - logprobs, -MAX_LOG_RATIO, MAX_LOG_RATIO), 0.0)
+  d = jnp.where(mask, reference_logprobs - logprobs, 0.0)
   if estimator == "k1":
     return -d
   if estimator == "k2":
     return 0.5 * jnp.square(d)
   if estimator == "k3":
-    return jnp.expm1(d) - d
+    return jnp.expm1(jnp.minimum(d, MAX_LOG_RATIO)) - d
   raise ValueError(f'kl_estimator="{estimator}" is unknown; use k1, k2 or k3.')
 
 
@@ -60,10 +61,14 @@ def kl_penalty(
     trajectory   (prod_{s <= t} rho_s) k_t
     estimator    k_t
 
-  For k3, grad(rho k3) = -d grad log p: the same as k2's, whatever the reference.
+  For k3, grad(rho k3) = -d grad log p: the same as k2's, whatever the reference; on fresh samples
+  it is computed as k2's, in which no large terms cancel.
   """
   reference_logprobs = jax.lax.stop_gradient(reference_logprobs)
   estimate = kl_estimate(logprobs, reference_logprobs, mask, estimator=estimator)
+  if estimator == "k3" and gradient == "token" and old_logprobs is None:
+    slope = kl_estimate(logprobs, reference_logprobs, mask, estimator="k2")
+    return jax.lax.stop_gradient(estimate - slope) + slope
   ratio = log_ratio(logprobs, old_logprobs, mask)
   if gradient == "estimator" or (estimator == "k2" and old_logprobs is None):
     return estimate

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,6 +36,7 @@ from tea_jax.training.metrics import (
   RunLog,
   completion_metrics,
   memory_metrics,
+  plain,
   read_jsonl,
   reward_metrics,
 )
@@ -169,7 +171,13 @@ class Run:
       asynchronous=config.checkpoint.asynchronous,
       announce=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
     )
-    self.first_step, self.state, self.root, offsets = restore_state(self.store, fresh, self.root)
+    encoded = repr((self.prompts.tokens, self.validation.prompts.tokens))
+    self.prompts_checksum = zlib.crc32(encoded.encode())
+    self.first_step, self.state, self.root, offsets, self.pending = restore_state(
+      self.store, fresh, self.root, prompts=self.prompts_checksum
+    )
+    # Bests that the kept checkpoints know of, by step of the checkpoint.
+    self.bests = {self.first_step: self.state.best}
     del fresh
     self.iterator.load_state_dict(self.state.iterator)
     self.log = RunLog(
@@ -186,6 +194,12 @@ class Run:
   def train(self, on_step: OnStep | None = None) -> TrainResult:
     """Runs the remaining steps and writes the finished policy."""
     every = self.config.checkpoint.every
+    params = self.learner.merge(self.state.trainable, self.frozen)
+    self.validation.compile(self.learner.engine, params, self._key(_VALIDATION))
+    del params
+    if self.pending is not None:
+      metrics, timings = self.pending
+      self._finish_step(self.first_step - 1, metrics, timings, on_step)
     for step in range(self.first_step, self.config.steps):
       before, offsets = self.state, self.log.offsets()
       try:
@@ -196,12 +210,7 @@ class Run:
         self.log.say(f"Stopped in step {step + 1}; run the same command to go on.")
         raise
       done = step + 1
-      started = time.perf_counter()
-      metrics |= self._validate(done)
-      timings["time/eval"] = time.perf_counter() - started
-      self.log.step(step, metrics, timings)
-      if on_step is not None:
-        on_step(step, {**metrics, **timings})
+      self._finish_step(step, metrics, timings, on_step)
       if done == self.config.steps or (every and done % every == 0):
         self._save(done, self.state, self.log.offsets())
     self.store.close()
@@ -216,6 +225,28 @@ class Run:
       best=best,
       metrics=read_jsonl(self.folder.path / "metrics.jsonl"),
     )
+
+  def _finish_step(
+    self,
+    step: int,
+    metrics: Mapping[str, Any],
+    timings: Mapping[str, Any],
+    on_step: OnStep | None,
+  ) -> None:
+    """Validates if it is time, and logs; a stop in between leaves a checkpoint for here."""
+    started = time.perf_counter()
+    try:
+      metrics = {**metrics, **self._validate(step + 1)}
+    except (RewardError, KeyboardInterrupt):
+      self._save(step + 1, self.state, self.log.offsets(), pending=plain([metrics, timings]))
+      self.log.say(
+        f"Stopped in the validation after step {step + 1}; run the same command to go on."
+      )
+      raise
+    timings = {**timings, "time/eval": time.perf_counter() - started}
+    self.log.step(step, metrics, timings)
+    if on_step is not None:
+      on_step(step, {**metrics, **timings})
 
   def step(self, step: int) -> tuple[dict[str, Any], dict[str, float]]:
     """One step; returns what the seed decides and what the clock says."""
@@ -240,8 +271,7 @@ class Run:
         key=self._key(_ADVANTAGE, step),
       )
     with clock("update"):
-      counted = np.ones(shaped.shape, bool) if where is None else where
-      advantages, counted = place((advantages, counted), self.mesh)
+      advantages, counted = place((advantages, where), self.mesh)
       batch = Batch(on_devices, advantages, counted, None, reference)
       update_metrics = self._update(step, batch, tracked)
     with clock("log"):
@@ -283,11 +313,18 @@ class Run:
     beta = np.float32(self.config.objective.kl_coefficient)
     state, collected = self.state, []
     trainable, optimizer, skipped = state.trainable, state.optimizer, state.skipped
-    for _ in range(config.updates_per_batch):
+    for update in range(config.updates_per_batch):
       result = self.learner.update(trainable, optimizer, self.frozen, batch, rate, beta)
       trainable, optimizer = result.trainable, result.optimizer_state
       collected.append({n: float(v) for n, v in jax.device_get(result.metrics).items()})
       skipped = skipped + 1 if collected[-1]["skipped"] else 0
+      if skipped:
+        which = f", update {update + 1}" if config.updates_per_batch > 1 else ""
+        norm = collected[-1]["grad_norm"]
+        self.log.say(
+          f"step {step + 1}{which}: the gradient is not finite (norm {norm}); the update was "
+          f"skipped, {skipped} in a row."
+        )
       if batch.old_logprobs is None:
         batch = batch._replace(old_logprobs=result.logprobs)
     self.state = state._replace(
@@ -297,17 +334,13 @@ class Run:
       iterator=self.iterator.state_dict(),
       skipped=skipped,
     )
-    self._watch_skipped(step, collected[-1]["grad_norm"])
+    self._watch_skipped()
     later = {name: value for name, value in collected[-1].items() if name not in collected[0]}
+    later["skipped"] = sum(metrics["skipped"] for metrics in collected)
     return {**collected[0], **later, "learning_rate": float(rate)}
 
-  def _watch_skipped(self, step: int, norm: float) -> None:
+  def _watch_skipped(self) -> None:
     skipped, config = self.state.skipped, self.config.optimizer
-    if skipped:
-      self.log.say(
-        f"step {step + 1}: the gradient is not finite (norm {norm}); the update was skipped, "
-        f"{skipped} in a row."
-      )
     if skipped >= config.max_skipped:
       raise FloatingPointError(
         f"{skipped} updates in a row were skipped because their gradients were not finite; look at "
@@ -342,7 +375,18 @@ class Run:
       group = (scores.texts[row], scores.rewards[row], advantages[row])
       self.log.samples(sample_record(step, text, *group, count=count))
 
-  def _save(self, step: int, state: State, offsets: Mapping[str, int]) -> None:
+  def _save(self, step: int, state: State, offsets: Mapping[str, int], pending: Any = None) -> None:
     return_free_memory()
-    save_state(self.store, step, state, root=self.root, log_offsets=offsets)
+    save_state(
+      self.store,
+      step,
+      state,
+      root=self.root,
+      log_offsets=offsets,
+      prompts=self.prompts_checksum,
+      pending=pending,
+    )
+    self.bests[step] = state.best
+    kept = list(self.bests.values())[-self.config.checkpoint.keep :]
+    self.folder.forget_best({best.step for best in [*kept, self.state.best] if best is not None})
     return_free_memory()

@@ -69,7 +69,7 @@ class JsonlLog:
     return self._file.tell()
 
   def append(self, record: Mapping[str, Any]) -> None:
-    line = json.dumps({k: _plain(v) for k, v in record.items()}, allow_nan=False)
+    line = json.dumps({k: plain(v) for k, v in record.items()}, allow_nan=False)
     self._file.write(line.encode() + b"\n")
     self._file.flush()
 
@@ -77,16 +77,16 @@ class JsonlLog:
     self._file.close()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
   """JSON has no NaN and no infinity: null."""
   if isinstance(value, (bool, str)) or value is None:
     return value
   if isinstance(value, (int, np.integer)):
     return int(value)
   if isinstance(value, (list, tuple)):
-    return [_plain(v) for v in value]
+    return [plain(v) for v in value]
   if isinstance(value, Mapping):
-    return {k: _plain(v) for k, v in value.items()}
+    return {k: plain(v) for k, v in value.items()}
   value = float(value)
   return value if math.isfinite(value) else None
 
@@ -151,6 +151,7 @@ class RunLog:
       for name, value in everything.items():
         if isinstance(value, (int, float, np.floating)):
           self._tensorboard.add_scalar(name, float(value), step)
+      self._tensorboard.flush()  # A run that is killed goes on after its last checkpoint.
     self._rows = [*self._rows, {"step": step, **everything}][-_LIVE_ROWS:]
     if self._live is not None:
       self._live.update(self._table(step), refresh=True)

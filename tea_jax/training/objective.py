@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from tea_jax.training.kl import KLEstimator, KLGradient, kl_penalty
-from tea_jax.training.options import require
+from tea_jax.training.options import check_choices, require
 from tea_jax.training.ratios import completion_mask, importance_ratios, sampler_correction
 
 Aggregation = Literal["token_sum", "constant_length", "token_mean", "sequence_mean"]
@@ -57,10 +57,10 @@ class ObjectiveConfig:
       ignores that the prefix has changed too. "sequence": the whole completion's ratio; unbiased
       without clipping, noisier.
     importance_cap: multiply each term by min(trainer / sampler probability, this), which corrects
-      for a sampler that computes other log-probabilities than the trainer; biased only where it
-      caps. None for no correction.
-    entropy_coefficient: weight of the mean token entropy added to the objective (same
-      aggregation); biases the optimum towards higher entropy.
+      for a sampler that computes other log-probabilities than the trainer, each token for itself:
+      what is left is the mismatch of its prefix, and what is capped. None for no correction.
+    entropy_coefficient: weight of the tokens' entropy added to the objective, aggregated like its
+      other terms (token_sum: nats a completion); biases the optimum towards higher entropy.
     truncated_rollouts: cut at max_completion_length. "keep" them; "mask" them out of loss and
       group; or "penalise": subtract truncation_penalty from their reward.
     truncation_penalty: in units of reward, for "penalise".
@@ -81,6 +81,7 @@ class ObjectiveConfig:
   truncation_penalty: float = 0.0
 
   def __post_init__(self) -> None:
+    check_choices(self)
     require(self.kl_coefficient >= 0, f"kl_coefficient={self.kl_coefficient} must be >= 0.")
     if self.kl_placement == "reward":
       require(
@@ -107,6 +108,14 @@ class ObjectiveConfig:
     require(
       self.importance_cap is None or self.importance_cap > 0,
       f"importance_cap={self.importance_cap} must be positive, or None for no correction.",
+    )
+    require(
+      0 <= self.entropy_coefficient < float("inf"),
+      f"entropy_coefficient={self.entropy_coefficient} must be >= 0 and finite.",
+    )
+    require(
+      0 <= self.truncation_penalty < float("inf"),
+      f"truncation_penalty={self.truncation_penalty} must be >= 0 and finite.",
     )
     require(
       self.truncated_rollouts == "penalise" or self.truncation_penalty == 0,

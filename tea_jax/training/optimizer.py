@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tea_jax.training.options import require
+from tea_jax.training.options import check_choices, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class OptimizerConfig:
     name: "adamw" (adam when weight_decay is 0), "sgd" (with momentum beta1), or "lion".
     learning_rate: peak of the schedule.
     schedule: after the warm-up: "constant", or "linear" or "cosine" decay to
-      final_learning_rate_ratio of the peak at the last step.
+      final_learning_rate_ratio of the peak one step after the last.
     warmup_steps: linear from 0; counted in steps.
     final_learning_rate_ratio: in [0, 1].
     beta1: decay of the first moment.
@@ -55,6 +55,7 @@ class OptimizerConfig:
   max_skipped: int = 10
 
   def __post_init__(self) -> None:
+    check_choices(self)
     require(self.learning_rate > 0, f"learning_rate={self.learning_rate} must be positive.")
     require(
       self.updates_per_batch >= 1, f"updates_per_batch={self.updates_per_batch} must be >= 1."
@@ -63,6 +64,8 @@ class OptimizerConfig:
       self.micro_batch_rollouts >= 0,
       f"micro_batch_rollouts={self.micro_batch_rollouts} must be >= 0 (0: the whole batch).",
     )
+    require(self.max_skipped >= 1, f"max_skipped={self.max_skipped} must be at least 1.")
+    require(self.weight_decay >= 0, f"weight_decay={self.weight_decay} must be >= 0.")
     require(self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps} must be >= 0.")
     require(
       0 <= self.final_learning_rate_ratio <= 1,

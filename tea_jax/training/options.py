@@ -7,13 +7,34 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Literal
+import typing
+from typing import Any, Literal
+
+_PROJECTIONS = ("query", "key", "value", "output", "gate", "up", "down")
 
 
 def require(condition: bool, message: str) -> None:
   """Raises ValueError with the message unless the condition holds."""
   if not condition:
     raise ValueError(message)
+
+
+def check_choices(config: Any) -> None:
+  """Refuses a value of a `Literal` field that is none of its choices, and numbers that are texts.
+
+  Flags are checked while they are parsed; Python and YAML are not.
+  """
+  for name, hint in typing.get_type_hints(type(config)).items():
+    value = getattr(config, name)
+    choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else None
+    require(
+      choices is None or value in choices,
+      f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, choices or ()))}.",
+    )
+    numeric = hint in (float, int, float | None, int | None)
+    require(
+      not (numeric and isinstance(value, str)), f"{name}={value!r} is a text, but must be a number."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +60,14 @@ class ModelOptions:
   attention: Literal["auto", "xla", "cudnn"] = "auto"
   lora_rank: int = 0
   lora_alpha: float | None = None
-  lora_targets: tuple[str, ...] = ("query", "key", "value", "output", "gate", "up", "down")
+  lora_targets: tuple[str, ...] = _PROJECTIONS
 
   def __post_init__(self) -> None:
+    check_choices(self)
+    unknown = sorted(set(self.lora_targets) - set(_PROJECTIONS))
+    require(
+      not unknown, f"lora_targets {unknown} are unknown; choose among {', '.join(_PROJECTIONS)}."
+    )
     require(self.lora_rank >= 0, f"lora_rank={self.lora_rank} must be >= 0 (0: all weights).")
     require(
       self.lora_rank > 0 or self.lora_alpha is None,
@@ -77,6 +103,7 @@ class DataOptions:
   test_split: Literal["core250", "core500"] = "core250"
 
   def __post_init__(self) -> None:
+    check_choices(self)
     for name in ("max_prompt_length", "prompts_per_step"):
       require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1.")
     for name in ("num_validation", "num_test"):
@@ -99,6 +126,7 @@ class RewardOptions:
   options: str = "{}"
 
   def __post_init__(self) -> None:
+    check_choices(self)
     require(len(self.functions) > 0, "reward.functions is empty; name at least one reward.")
     try:
       options = json.loads(self.options)
@@ -137,6 +165,7 @@ class SamplingOptions:
   allow_truncated_sampling: bool = False
 
   def __post_init__(self) -> None:
+    check_choices(self)
     for name in ("num_rollouts", "max_completion_length"):
       require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1.")
     require(
@@ -170,6 +199,7 @@ class CheckpointOptions:
   final_policy: Literal["best", "last"] = "best"
 
   def __post_init__(self) -> None:
+    check_choices(self)
     require(self.every >= 0, f"checkpoint.every={self.every} must be >= 0 (0: only the last).")
     require(self.keep >= 1, f"checkpoint.keep={self.keep} must be at least 1.")
 
@@ -191,6 +221,7 @@ class SelectionOptions:
   top: int = 10
 
   def __post_init__(self) -> None:
+    check_choices(self)
     require(self.every >= 0, f"selection.every={self.every} must be >= 0 (0: none).")
     require(
       1 <= self.top <= self.num_samples,
@@ -216,6 +247,7 @@ class EvaluationOptions:
   seed: int = 1000
 
   def __post_init__(self) -> None:
+    check_choices(self)
     for name in ("num_prompts", "num_samples"):
       require(getattr(self, name) >= 1, f"evaluation.{name} must be at least 1.")
     too_large = [n for n in self.budgets if not 1 <= n <= self.num_samples]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import IO, Any
 
 from tea_jax.models import hf
@@ -46,21 +46,33 @@ class RunFolder:
     return self.path / "policy"
 
   def save_best(self, policy: Policy, params: Mapping[str, Any], step: int) -> None:
-    """Keeps the weights of the best validation; those of the earlier best go."""
-    folder = self.path / "best_policy"
-    hf.save_pretrained(folder / str(step), policy.config, params, policy.tokenizer)
-    for other in folder.iterdir():
-      if other.name != str(step):
-        shutil.rmtree(other, ignore_errors=True)
+    """Keeps the weights of the best validation so far."""
+    folder = self.path / "best_policy" / str(step)
+    hf.save_pretrained(folder, policy.config, params, policy.tokenizer)
+
+  def forget_best(self, but: Collection[int]) -> None:
+    """Deletes the weights of earlier bests, except those that a checkpoint may still go back to."""
+    for folder in (self.path / "best_policy").glob("*"):
+      if folder.name not in map(str, but):
+        shutil.rmtree(folder, ignore_errors=True)
 
   def finish(self, policy: Policy, params: Mapping[str, Any], best_step: int | None) -> None:
-    """Writes `policy/`: the weights of `best_step`, or `params` if that is None."""
+    """Writes `policy/`: the weights of `best_step`, or `params` if that is None.
+
+    Raises:
+      CheckpointError: if the weights of `best_step` are gone.
+    """
     if not self.policy.exists():
       best = self.path / "best_policy" / str(best_step)
       if best_step is None:
         hf.save_pretrained(self.policy, policy.config, params, policy.tokenizer)
-      else:
+      elif best.is_dir():
         best.rename(self.policy)
+      else:
+        raise CheckpointError(
+          f"the selected policy, of step {best_step}, is neither in {self.policy} nor in {best}; "
+          "put it back, or train again with another --run-folder."
+        )
     shutil.rmtree(self.path / "best_policy", ignore_errors=True)
 
   def close(self) -> None:

@@ -65,7 +65,7 @@ def sample_rewards(
   """Rewards of `num_samples` completions of every prompt, in calls of one compiled shape.
 
   The last call is filled up with repeated prompts, and `num_samples` is drawn in groups of at most
-  `num_rollouts`: the shapes are those of training, so nothing compiles.
+  `num_rollouts`: the shapes are those of training, or one other where fewer samples are asked for.
 
   Args:
     engine, params: what to sample with.

@@ -42,6 +42,23 @@ class Validation:
     every = self.config.selection.every
     return bool(every) and (done % every == 0 or done == self.config.steps)
 
+  def compile(self, engine: RolloutEngine, params: Any, key: jax.Array) -> None:
+    """Compiles what the validation needs and training does not, before the first step.
+
+    Its calls have training's shape unless it draws fewer samples than a training group has.
+    """
+    config = self.config
+    if not config.selection.every or config.selection.num_samples >= config.sampling.num_rollouts:
+      return
+    count = config.data.prompts_per_step
+    chosen = [i % len(self.prompts.tokens) for i in range(count)]
+    engine.generate(
+      params,
+      [self.prompts.tokens[i] for i in chosen],
+      key=key,
+      num_rollouts=config.selection.num_samples,
+    )
+
   def rewards(
     self, engine: RolloutEngine, params: Any, scorer: Scorer, *, key: jax.Array
   ) -> np.ndarray:

@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from tea_jax.data import encode_prompts, make_prompt, render_prompt
+from tests.training import tiny
 
 
 class Tokenizer:
@@ -16,7 +17,7 @@ class Tokenizer:
     self.chat_template = chat_template
     self.prefix = prefix
 
-  def apply_chat_template(self, conversation, tokenize, add_generation_prompt):
+  def apply_chat_template(self, conversation, tokenize, add_generation_prompt, **_):
     assert not tokenize
     assert add_generation_prompt
     return self.prefix + "".join(f"{m['role'][0]}:{m['content']}|" for m in conversation) + "a:"
@@ -55,6 +56,16 @@ def test_over_long_prompts_are_dropped_with_a_count(caplog):
   assert "dropped 1 of 3 prompts" in caplog.text
   with pytest.raises(ValueError, match="all 3 prompts are longer than max_prompt_length=3"):
     encode_prompts(PROMPTS, Tokenizer(), template="raw", max_prompt_length=3)
+
+
+def test_templates_that_write_the_date_write_the_same_one_every_day():
+  tokenizer = tiny.tokenizer()
+  tokenizer.chat_template = (
+    "{%- if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+    "{% endif -%}"
+    "Today: {{ date_string }} {{ messages[0].content }}"
+  )
+  assert render_prompt(PROMPTS[0], tokenizer, "chat", None) == "Today: 26 Jul 2024 abc"
 
 
 def test_doubled_bos_is_an_error():

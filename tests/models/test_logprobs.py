@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tea_jax.models.fused_head import HeadOptions, fused_logprobs
 from tea_jax.models.logprobs import group_logprobs, token_logprobs
 from tea_jax.rollout.types import Rollouts
 from tests.models.tiny import CONFIGS, LLAMA, tiny_policy
@@ -42,6 +43,29 @@ def naive_logprobs(policy, params, rows, temperature):
   chosen = jnp.take_along_axis(table, rows[:, 1:, None], axis=-1)[..., 0]
   entropy = -jnp.sum(jnp.exp(table) * table, axis=-1)
   return tuple(jnp.pad(value, ((0, 0), (1, 0))) for value in (chosen, entropy))
+
+
+@pytest.mark.parametrize("tokens, chunk", [(10, 4), (9, 4), (8, 4), (7, 7), (5, 16)])
+@pytest.mark.parametrize("vocabulary_first", [True, False])
+def test_every_token_counts_once_in_the_heads_gradient(tokens, chunk, vocabulary_first):
+  rng = np.random.default_rng(0)
+  hidden = jnp.asarray(rng.normal(size=(tokens, 5)), jnp.float32)
+  weight = jnp.asarray(rng.normal(size=(11, 5) if vocabulary_first else (5, 11)), jnp.float32)
+  targets, outer = rng.integers(0, 11, tokens), rng.normal(size=(2, tokens)).astype(np.float32)
+  options = HeadOptions(vocabulary_first, 0.7, True, min(chunk, tokens))
+
+  def fused(hidden, weight):
+    logprobs, entropy = fused_logprobs(hidden, weight, targets, np.ones(tokens, bool), options)
+    return jnp.sum(outer[0] * logprobs + outer[1] * entropy)
+
+  def naive(hidden, weight):
+    table = jax.nn.log_softmax(hidden @ (weight.T if vocabulary_first else weight) / 0.7)
+    entropy = -jnp.sum(jnp.exp(table) * table, axis=-1)
+    return jnp.sum(outer[0] * table[jnp.arange(tokens), targets] + outer[1] * entropy)
+
+  actual = jax.grad(fused, (0, 1))(hidden, weight)
+  for one, other in zip(actual, jax.grad(naive, (0, 1))(hidden, weight), strict=True):
+    np.testing.assert_allclose(one, other, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

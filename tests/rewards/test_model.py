@@ -17,7 +17,7 @@ class Tokenizer:
   def __init__(self, prefix="\x01"):
     self.prefix = prefix
 
-  def apply_chat_template(self, conversation, tokenize):
+  def apply_chat_template(self, conversation, tokenize, **_):
     assert not tokenize
     return self.prefix + "".join(f"{m['role'][0]}:{m['content']}\x02" for m in conversation)
 

@@ -131,6 +131,14 @@ def test_scores_that_arrived_are_not_asked_for_again(server):
   assert [len(body["completions"]) for body in server.requests] == [2, 2, 1, 2]
 
 
+def test_after_a_batch_that_failed_for_good_the_others_are_not_sent(server):
+  server.script.extend([404])
+  reward = remote(server, batch_size=1)
+  with pytest.raises(RewardError, match="status 404"):
+    call_reward(reward, ["p"] * 50, [f"c{i}" for i in range(50)])
+  assert len(server.requests) < 10
+
+
 def test_dead_server_is_an_error_that_names_url_and_prompt():
   reward = make_reward("remote", url="http://127.0.0.1:9/none", attempts=2, first_pause=0.01)
   with pytest.raises(RewardError, match=r"127\.0\.0\.1:9/none.*row 0"):

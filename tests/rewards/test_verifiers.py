@@ -56,6 +56,11 @@ def test_equal_values_in_other_forms_are_correct(boxed_math):
   np.testing.assert_array_equal(score_boxed(boxed_math, completions, answers), scores)
 
 
+def test_a_missing_reference_is_not_scored(boxed_math):
+  scores = score_boxed(boxed_math, [r"\boxed{None}", "no box", r"\boxed{5}"], [None, None, "5"])
+  np.testing.assert_array_equal(scores, [np.nan, np.nan, 1.0])
+
+
 def test_unreadable_reference_is_not_scored_and_says_so(boxed_math):
   with pytest.warns(UserWarning, match="cannot be parsed"):
     scores = score_boxed(boxed_math, [r"\boxed{7}", r"\boxed{7}"], ["", "7"])

@@ -104,8 +104,31 @@ def test_nothing_readable_is_an_error(tmp_path):
   store.close()
   shutil.rmtree(tmp_path / "checkpoints" / "1" / "state")
   store = CheckpointStore(tmp_path / "checkpoints", announce=lambda _: None)
-  with pytest.raises(CheckpointError, match="None of the 1 checkpoints"):
-    store.restore_latest(_abstract(_state(0)))
+  # Again and again: the next start of a job must not take the folder for an empty one.
+  for _ in range(2):
+    store = CheckpointStore(tmp_path / "checkpoints", announce=lambda _: None)
+    with pytest.raises(CheckpointError, match="None of the 1 checkpoints"):
+      store.restore_latest(_abstract(_state(0)))
+
+
+@pytest.mark.parametrize(
+  "error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), OSError(5, "I/O error")]
+)
+def test_a_machine_in_trouble_is_not_a_corrupt_checkpoint(tmp_path, monkeypatch, error):
+  store = CheckpointStore(tmp_path / "checkpoints", announce=pytest.fail)
+  store.save(1, _state(1), {})
+  store.save(2, _state(2), {})
+
+  def fail(*_, **__):
+    raise error
+
+  with monkeypatch.context() as patch:
+    patch.setattr(store._manager, "restore", fail)
+    with pytest.raises(CheckpointError, match=r"Checkpoint 2 .* left as it is"):
+      store.restore_latest(_abstract(_state(0)))
+  restored = store.restore_latest(_abstract(_state(0)))
+  assert restored is not None
+  assert restored.step == 2
 
 
 def test_values_swapped_behind_a_valid_file_are_noticed(tmp_path):

@@ -132,3 +132,26 @@ def test_to_dict_is_plain():
 def test_schedules_by_hand(options, expected):
   rates = learning_rates(OptimizerConfig(learning_rate=4.0, **options), 6)
   np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "values, words",
+  [
+    ({"optimizer": {"name": "adam"}}, "name='adam' is unknown; choose one of 'adamw'"),
+    ({"optimizer": {"schedule": "cosin"}}, "schedule='cosin' is unknown"),
+    ({"objective": {"aggregation": "sequence"}}, "aggregation='sequence' is unknown"),
+    ({"objective": {"truncated_rollouts": "masked"}}, "truncated_rollouts='masked' is unknown"),
+    ({"model": {"compute_dtype": "float16"}}, "compute_dtype='float16' is unknown"),
+    ({"model": {"lora_targets": ["qury"]}}, r"lora_targets \['qury'\] are unknown"),
+    ({"optimizer": {"learning_rate": "fast"}}, "learning_rate='fast' is a text"),
+    ({"optimizer": {"max_skipped": 0}}, "max_skipped=0 must be at least 1"),
+    ({"objective": {"entropy_coefficient": -0.01}}, "entropy_coefficient=-0.01 must be >= 0"),
+  ],
+)
+def test_values_that_flags_would_refuse_are_refused_from_yaml_too(values, words):
+  with pytest.raises(ValueError, match=words):
+    from_dict(RunConfig, values)
+
+
+def test_numbers_that_yaml_takes_for_texts_are_numbers():
+  assert from_dict(RunConfig, yaml.safe_load("optimizer: {learning_rate: 1e-5}")) == RunConfig()

@@ -138,3 +138,29 @@ def test_kl_in_the_loss_is_the_gradient_of_reward_minus_sequence_kl():
     lambda p: -jnp.sum(completion_probabilities(p) * REWARDS) + 0.4 * _sequence_kl(p, reference)
   )(params)
   assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("distance", [-60.0, -21.0, -3.0, 3.0, 21.0, 60.0])
+def test_the_gradient_far_from_the_reference_is_the_log_ratio(estimator, distance):
+  mask = jnp.ones((1, 1, 1), bool)
+
+  def penalty(logprob):
+    logprobs = jnp.full((1, 1, 1), logprob, jnp.float32)
+    reference = jnp.full((1, 1, 1), -70.0 + distance, jnp.float32)
+    return kl_penalty(logprobs, reference, mask, estimator=estimator).sum()
+
+  # k1's also has the score itself, of zero expectation.
+  expected = -distance + (1.0 if estimator == "k1" else 0.0)
+  np.testing.assert_allclose(jax.grad(penalty)(-70.0), expected, rtol=1e-5)
+
+
+def test_a_penalty_in_the_reward_is_exact_far_from_the_reference():
+  rewards = kl_in_reward(
+    jnp.ones((1, 1)),
+    jnp.full((1, 1, 2), -1.0),
+    jnp.full((1, 1, 2), -50.0),
+    jnp.full((1, 1), 2),
+    kl_coefficient=0.5,
+  )
+  np.testing.assert_allclose(rewards, 1.0 - 0.5 * 98.0)

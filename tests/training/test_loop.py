@@ -11,7 +11,7 @@ from tea_jax.advantages import grpo, tea
 from tea_jax.rewards import RewardError
 from tea_jax.training.checkpoints import CheckpointError
 from tea_jax.training.config import load_config
-from tea_jax.training.loop import train
+from tea_jax.training.loop import Run, train
 from tea_jax.training.metrics import read_jsonl
 from tea_jax.training.run_folder import RunFolder
 from tests.training import tiny
@@ -141,6 +141,116 @@ def test_a_failing_reward_keeps_completions_and_progress(tmp_path, policy):
   assert _bytes(parts.policy.params) == _bytes(whole.policy.params)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_stop_during_the_validation_loses_no_step(tmp_path, policy, error):
+  options = {"steps": 6, "selection": {"every": 3}, "checkpoint": {"every": 0}}
+  whole = _train(tiny.config(tmp_path / "whole", **options), policy)
+  calls = []
+
+  def reward(prompts, completions):
+    calls.append(len(completions))
+    if len(calls) == 5:  # three steps, and the second call of the first validation
+      raise error("not now")
+    return tiny.reward(prompts, completions)
+
+  config = tiny.config(tmp_path / "parts", **options)
+  expected = KeyboardInterrupt if error is KeyboardInterrupt else RewardError
+  with pytest.raises(expected):
+    _train(config, policy, reward=reward)
+  steps = []
+  parts = _train(config, policy, on_step=lambda step, record: steps.append(step))
+  assert steps == [2, 3, 4, 5], "step 2 was done and lacked its validation only"
+  assert _bytes(parts.policy.params) == _bytes(whole.policy.params)
+  for name in ("metrics.jsonl", "rollouts/samples.jsonl"):
+    assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+  assert parts.best == whole.best
+
+
+def test_other_prompts_are_refused_on_going_on(tmp_path, policy):
+  config = tiny.config(tmp_path / "run", checkpoint={"every": 0})
+  with pytest.raises(RewardError):
+    _train(config, policy, reward=lambda prompts, completions: [np.nan] * len(prompts))
+  splits = tiny.splits()
+  splits["train"][3] = dataclasses.replace(splits["train"][3], text="w9 w9 w9")
+  with pytest.raises(ValueError, match="prompts of this run are other ones"):
+    _train(config, policy, splits=splits)
+
+
+def test_another_final_policy_is_refused_on_going_on(tmp_path, policy):
+  changes = {"steps": 2, "selection": {"every": 2}}
+  _train(tiny.config(tmp_path / "run", checkpoint={"final_policy": "last"}, **changes), policy)
+  with pytest.raises(ValueError, match=r"checkpoint.final_policy: 'last' -> 'best'"):
+    _train(tiny.config(tmp_path / "run", checkpoint={"final_policy": "best"}, **changes), policy)
+
+
+def test_a_selected_policy_that_is_gone_is_named(tmp_path, policy):
+  config = tiny.config(tmp_path / "run", steps=2, selection={"every": 2})
+  _train(config, policy)
+  (tmp_path / "run" / "policy").rename(tmp_path / "mine")
+  with pytest.raises(CheckpointError, match="the selected policy, of step 2, is neither in"):
+    _train(config, policy)
+
+
+def test_best_weights_of_kept_checkpoints_stay_until_they_are_gone(tmp_path, policy):
+  kept = {}
+
+  def watch(step, record):
+    folder = tmp_path / "run" / "best_policy"
+    kept[step] = {int(p.name) for p in folder.glob("*")}
+
+  # A reward that rises at every call makes every validation the best so far.
+  scores = iter(range(1000))
+
+  def reward(prompts, completions):
+    return [next(scores)] * len(prompts)
+
+  config = tiny.config(
+    tmp_path / "run", steps=4, selection={"every": 1}, checkpoint={"every": 1, "keep": 2}
+  )
+  _train(config, policy, reward=reward, on_step=watch)
+  assert kept == {0: {1}, 1: {1, 2}, 2: {1, 2, 3}, 3: {2, 3, 4}}
+
+
+def test_columns_that_some_prompts_lack_reach_the_reward_in_every_step(tmp_path, policy):
+  seen = []
+
+  def reward(prompts, completions, answer):
+    seen.extend(answer)
+    return tiny.reward(prompts, completions)
+
+  splits = tiny.splits()
+  splits["train"][0] = dataclasses.replace(splits["train"][0], columns={"answer": "5"})
+  config = tiny.config(tmp_path / "run", steps=5, data={"prompts_per_step": 1})
+  _train(config, policy, splits=splits, reward=reward)
+  assert None in seen
+
+
+def test_a_skipped_update_among_several_is_counted(tmp_path, policy, monkeypatch):
+  config = tiny.config(tmp_path / "run", steps=1, optimizer={"updates_per_batch": 3})
+  console = tiny.console()
+  run = Run(
+    config,
+    RunFolder(config),
+    policy=policy,
+    splits=tiny.splits(),
+    reward=tiny.reward,
+    console=console,
+  )
+  update, calls = run.learner.update, []
+
+  def sometimes_nan(trainable, optimizer, frozen, batch, rate, beta):
+    calls.append(1)
+    if len(calls) == 2:
+      advantages = jax.numpy.full_like(batch.advantages, jax.numpy.nan)
+      batch = batch._replace(advantages=advantages)
+    return update(trainable, optimizer, frozen, batch, rate, beta)
+
+  monkeypatch.setattr(run, "learner", dataclasses.replace(run.learner, update=sometimes_nan))
+  metrics = run.train().metrics
+  assert metrics[0]["skipped"] == 1
+  assert "step 1, update 2: the gradient is not finite" in console.file.getvalue()
+
+
 def test_unscored_rollouts_get_no_advantage(tmp_path, policy):
   def reward(prompts, completions):
     scores = tiny.reward(prompts, completions).tolist()
@@ -207,6 +317,7 @@ def _count_compiles():
   [
     {},
     {"selection": {"every": 3}, "objective": {"kl_coefficient": 0.1}},
+    {"selection": {"every": 3, "num_samples": 4}},
     {
       "optimizer": {"updates_per_batch": 2, "micro_batch_rollouts": 4},
       "objective": {"clip_epsilon_low": 0.2, "clip_epsilon_high": 0.2},
@@ -214,7 +325,7 @@ def _count_compiles():
     {"advantage": {"name": "cat_best_of_n", "quantile": "tracked"}},
     {"advantage": {"name": "subset_tea"}, "sampling": {"num_rollouts": 16}},
   ],
-  ids=["plain", "selection-kl", "ppo", "tracked", "subsets"],
+  ids=["plain", "selection-kl", "small-selection", "ppo", "tracked", "subsets"],
 )
 def test_nothing_compiles_after_the_second_step(tmp_path, policy, changes):
   started = {}

@@ -96,6 +96,17 @@ def test_best_of_n_is_the_mean_over_all_subsets():
   assert "best_of_n/3" not in metrics
 
 
+def test_tensorboard_holds_every_step_at_once(tmp_path):
+  pytest.importorskip("tensorboardX")
+  log = RunLog(tmp_path, LoggingOptions(live=False, tensorboard=True), steps=3)
+  sizes = []
+  for step in range(3):
+    log.step(step, {"reward/mean": float(step)}, {})
+    sizes.append(sum(file.stat().st_size for file in (tmp_path / "tensorboard").iterdir()))
+  assert 0 < sizes[0] < sizes[1] < sizes[2], "a kill may come at any time"
+  log.close()
+
+
 def test_reward_metrics_by_hand():
   rewards = np.array([[1.0, 1.0], [0.0, 4.0], [7.0, 100.0]])
   scored = np.array([[True, True], [True, True], [True, False]])
