@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from tea_jax.models.config import ModelConfig
 
+DEFAULT_MEMORY = 2 << 30
+"""Bytes for caches and logits of the rows that are decoded together."""
+
 
 def bucket(size: int, *, smallest: int = 1) -> int:
   """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, ...: at most half again as large as `size`.
@@ -31,3 +34,39 @@ def prompt_bytes(config: ModelConfig, prompt_length: int, *, item_size: int) -> 
   cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim * item_size
   scores = 2 * 4 * config.num_heads * prompt_length
   return prompt_length * (2 * cache + scores)
+
+
+def batch_shape(
+  config: ModelConfig,
+  num_rollouts: int,
+  *,
+  prompt_length: int,
+  completion_length: int,
+  item_size: int,
+  memory: int = DEFAULT_MEMORY,
+  max_rows: int | None = None,
+) -> tuple[int, int]:
+  """(prompts, rollouts of each) of one call that fits: whole groups, or equal parts of one.
+
+  Args:
+    config: the model.
+    num_rollouts: m.
+    prompt_length, completion_length: as compiled.
+    item_size: bytes of a number of the compute dtype.
+    memory: bytes for caches and logits.
+    max_rows: rows decoded at once, instead of what fits into `memory`.
+
+  Raises:
+    ValueError: if not even one rollout fits.
+  """
+  if max_rows is None:
+    per_row = row_bytes(config, completion_length, item_size=item_size)
+    per_prompt = prompt_bytes(config, prompt_length, item_size=item_size)
+    max_rows = int(max(memory - per_prompt, 0) // per_row)
+    if max_rows < 1:
+      raise ValueError(
+        f"one rollout needs about {(per_row + per_prompt) / 2**20:.0f} MiB, more than"
+        f" memory={memory / 2**20:.0f} MiB; raise it or shorten the completions"
+      )
+  parts = -(-num_rollouts // max_rows)
+  return (max(1, max_rows // num_rollouts) if parts == 1 else 1), -(-num_rollouts // parts)

@@ -19,14 +19,13 @@ from jaxtyping import Array
 
 from tea_jax.models.causal_lm import Params
 from tea_jax.models.policy import Policy
-from tea_jax.rollout.cache import bucket, prompt_bytes, row_bytes
+from tea_jax.rollout.cache import DEFAULT_MEMORY, batch_shape, bucket
 from tea_jax.rollout.decode_loop import DecodeProgram, DecodeState, compiled
 from tea_jax.rollout.progress import Progress, report
 from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.rollout.stop_strings import StopStrings
 from tea_jax.rollout.types import Rollouts
 
-_MEMORY = 2 << 30
 _SEGMENT = 16
 _SMALLEST_PROMPT = 16
 _SMALLEST_COMPLETION = 8
@@ -55,7 +54,7 @@ class RolloutEngine:
     sampling: SamplingConfig,
     *,
     max_rows: int | None = None,
-    memory: int = _MEMORY,
+    memory: int = DEFAULT_MEMORY,
     segment: int = _SEGMENT,
     smallest_prompt: int = _SMALLEST_PROMPT,
   ):
@@ -195,20 +194,15 @@ class RolloutEngine:
 
   def _batches(self, lengths: np.ndarray, num_rollouts: int) -> list[tuple[slice, slice]]:
     """(prompts, rollouts) slices that fit: whole groups together, a large group in equal parts."""
-    config, item = self.policy.config, self.policy.dtype.itemsize
-    limit = self.max_rows
-    if limit is None:
-      per_row = row_bytes(config, self.completion_bucket, item_size=item)
-      per_prompt = prompt_bytes(config, self._prompt_bucket(int(lengths.max())), item_size=item)
-      limit = int(max(self.memory - per_prompt, 0) // per_row)
-      if limit < 1:
-        raise ValueError(
-          f"one rollout needs about {(per_row + per_prompt) / 2**20:.0f} MiB, more than"
-          f" memory={self.memory / 2**20:.0f} MiB; raise it or shorten the completions"
-        )
-    parts = -(-num_rollouts // limit)
-    width = -(-num_rollouts // parts)
-    height = max(1, limit // num_rollouts) if parts == 1 else 1
+    height, width = batch_shape(
+      self.policy.config,
+      num_rollouts,
+      prompt_length=self._prompt_bucket(int(lengths.max())),
+      completion_length=self.completion_bucket,
+      item_size=self.policy.dtype.itemsize,
+      memory=self.memory,
+      max_rows=self.max_rows,
+    )
     return [
       (slice(top, top + height), slice(left, left + width))
       for top in range(0, len(lengths), height)

@@ -26,7 +26,8 @@ class AdvantageStep:
   Args:
     rule: the advantage rule.
     answer: reads the answer that votes out of a completion, None where there is none; used by the
-      rules that count votes.
+      rules that count votes. The share that can be read is logged as `answers/read_frac`: at 0 all
+      completions vote alike.
   """
 
   def __init__(self, rule: GroupRule, *, answer: Callable[[str], str | None] = extract_boxed):
@@ -44,7 +45,7 @@ class AdvantageStep:
     *,
     step: int,
     key: jax.Array,
-  ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+  ) -> tuple[jax.Array, Any, dict[str, Any]]:
     """`(advantages [P, m], next tracked statistics, diagnostics)`.
 
     Args:
@@ -56,11 +57,13 @@ class AdvantageStep:
       key: of rules that draw.
     """
     answers = answer_ids(texts, self.answer) if self.votes else None
-    return jax.block_until_ready(
+    read = {} if answers is None else {"answers/read_frac": np.mean(answers >= 0)}
+    advantages, tracked, diagnostics = jax.block_until_ready(
       self._compiled(
         tracked, rewards, where, rollouts.logprobs.sum(-1), answers, np.int32(step), key
       )
     )
+    return advantages, tracked, {**diagnostics, **read}
 
   def _advantages(self, tracked, rewards, where, logprobs, answers, step, key):
     rule = self.rule

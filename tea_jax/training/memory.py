@@ -1,8 +1,8 @@
 """What a run will take, from shapes alone: parameters, memory of a device, compiled shapes.
 
-An estimate: it counts arrays that must exist at the same time, not what a compiler adds. XLA's own
-plan for the update of a 135M model was 5 % larger with recomputation and 15 % larger without; the
-process needs about 1 GB more.
+An estimate of the policy's part (a reward model comes on top): it counts arrays that must exist at
+the same time, not what a compiler adds. XLA's own plan for the update of a 135M model was 5 %
+larger with recomputation and 15 % larger without; the process needs about 1 GB more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tea_jax.models.causal_lm import abstract_params
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.fused_head import default_chunk
 from tea_jax.models.lora import init_adapters
-from tea_jax.rollout.cache import bucket, prompt_bytes, row_bytes
+from tea_jax.rollout.cache import batch_shape, bucket, prompt_bytes, row_bytes
 from tea_jax.training.config import RunConfig
 from tea_jax.training.learner import lora_config
 
@@ -85,9 +85,13 @@ def estimate_memory(
     always["reference"] = 4 * total
   always = {name: size // split for name, size in always.items()}
 
-  rows = math.ceil(prompts * group / shards)
-  cache = row_bytes(model, bucket(completion, smallest=8), item_size=item) * rows
-  cache += prompt_bytes(model, prompt, item_size=item) * math.ceil(prompts / shards)
+  long = bucket(completion, smallest=8)
+  height, part = batch_shape(
+    model, group, prompt_length=prompt, completion_length=long, item_size=item
+  )
+  height = bucket(min(height, prompts))
+  cache = row_bytes(model, long, item_size=item) * height * part
+  cache += prompt_bytes(model, prompt, item_size=item) * height
   rollout = {"decoding weights": item * total // split, "caches and logits": cache}
 
   micro = config.optimizer.micro_batch_rollouts or prompts * group
@@ -102,10 +106,10 @@ def estimate_memory(
   if micro < prompts * group:
     update["gradient sum"] = 4 * trained // split
   if lora is not None:
-    update["merged weights"] = 4 * total // split
+    rollout["merged weights"] = update["merged weights"] = 4 * total // split
   shapes = {
-    "prefill": f"{bucket(prompts)} prompts x {prompt} tokens",
-    "decode": f"{bucket(prompts) * group} rows x {bucket(completion, smallest=8)} tokens",
+    "prefill": f"{height} prompts x {prompt} tokens",
+    "decode": f"{height * part} rows x {long} tokens",
     "update": f"{prompts * group // micro} x ({max(1, micro // group)} prompts x {prompt} tokens, "
     f"{min(micro, group)} rollouts each x {completion} tokens)",
   }

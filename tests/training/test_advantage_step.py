@@ -46,7 +46,8 @@ def test_votes_reach_the_majority_rule(threshold):
   step = AdvantageStep(rule)
   arguments = {"step": 0, "key": jax.random.key(0)}
   rollouts = rollouts_of(TEXTS.shape)
-  advantages, _, _ = step(rule.init(), CORRECT, None, rollouts, TEXTS, **arguments)
+  advantages, _, logged = step(rule.init(), CORRECT, None, rollouts, TEXTS, **arguments)
+  assert logged["answers/read_frac"] == np.mean(answer_ids(TEXTS, step.answer) >= 0)
   expected, _ = rule.update(
     rule.init(), CORRECT, step=0, answers=answer_ids(TEXTS, step.answer), key=jax.random.key(0)
   )

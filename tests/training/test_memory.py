@@ -1,8 +1,12 @@
 """The dry run's estimate: parameter counts are exact, memory follows the shapes."""
 
+import dataclasses
+
 import jax
 import pytest
 
+from tea_jax.rollout.cache import batch_shape, bucket, prompt_bytes, row_bytes
+from tea_jax.training.learner import make_learner
 from tea_jax.training.memory import describe, estimate_memory
 from tests.training import tiny
 
@@ -43,6 +47,39 @@ def test_recomputation_saves_activations(tmp_path):
     for remat in ("none", "dots", "full")
   )
   assert none > dots > full
+
+
+@pytest.mark.parametrize("rollouts, prompts", [(8, 2), (8, 5), (6, 1)])
+def test_shapes_are_those_of_the_engine(tmp_path, monkeypatch, rollouts, prompts):
+  changes = {"sampling": {"num_rollouts": rollouts}, "data": {"prompts_per_step": prompts}}
+  config = tiny.config(tmp_path, **changes)
+  engine = make_learner(tiny.policy(), config, prompt_length=5).engine
+  compiled = []
+  generate = engine._generate_batch
+
+  def watch(params, weights, tokens, lengths, key, ids, rollout_ids, progress):
+    compiled.append((bucket(len(tokens)), bucket(len(tokens)) * len(rollout_ids)))
+    return generate(params, weights, tokens, lengths, key, ids, rollout_ids, progress)
+
+  monkeypatch.setattr(engine, "_generate_batch", watch)
+  engine.generate(
+    tiny.policy().params, [[1, 2, 3, 4, 5]] * prompts, key=jax.random.key(0), num_rollouts=rollouts
+  )
+  shapes = _estimate(tmp_path, **changes).shapes
+  assert shapes["prefill"].startswith(f"{compiled[0][0]} prompts")
+  assert shapes["decode"].startswith(f"{compiled[0][1]} rows")
+
+
+def test_a_large_group_is_sampled_in_parts_of_two_gibibytes():
+  model = dataclasses.replace(tiny.MODEL, vocab_size=128256, num_layers=16, num_heads=32)
+  model = dataclasses.replace(model, num_kv_heads=8, head_dim=64)
+  height, part = batch_shape(model, 256, prompt_length=1024, completion_length=512, item_size=2)
+  assert height == 1
+  parts = -(-256 // part)
+  fewer = -(-256 // (parts - 1))
+  one = row_bytes(model, 512, item_size=2)
+  prompt = prompt_bytes(model, 1024, item_size=2)
+  assert one * part + prompt <= 2 << 30 < one * fewer + prompt
 
 
 def test_description_names_every_part(tmp_path):
