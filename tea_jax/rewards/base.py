@@ -190,9 +190,9 @@ class WeightedReward:
     """
     if not rewards:
       raise ValueError("a weighted reward needs at least one reward; it was given none")
-    for name, (_, weight) in rewards.items():
+    for part, (_, weight) in rewards.items():
       if not np.isfinite(weight):
-        raise ValueError(f"the weight of reward '{name}' is {weight}; it must be a finite number")
+        raise ValueError(f"the weight of reward '{part}' is {weight}; it must be a finite number")
     self.rewards = dict(rewards)
     self.name = name or " + ".join(f"{weight:g} {part}" for part, (_, weight) in rewards.items())
 
