@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pathlib
 import signal
 import sys
@@ -17,6 +18,17 @@ MISTAKES = (
   FloatingPointError,
   CheckpointError,
 )
+
+
+def first_flags(
+  arguments: Sequence[str], names: Sequence[str] = ("preset",)
+) -> tuple[argparse.Namespace, list[str]]:
+  """Flags that decide the defaults of the others (`names`, `--dry-run`), and the rest."""
+  parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  for name in names:
+    parser.add_argument(f"--{name}")
+  parser.add_argument("--dry-run", action="store_true")
+  return parser.parse_known_args(arguments)
 
 
 def labelled(words: Sequence[str]) -> dict[str, str]:

@@ -7,7 +7,6 @@ preset; `--dry-run` prints what would run. The same command again goes on where 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import pathlib
 import statistics
@@ -45,11 +44,8 @@ class Flags:
 
 def parse(arguments: list[str]) -> tuple[Preset, bool]:
   """`(preset with the flags' changes, dry run)`."""
-  first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-  first.add_argument("--preset", default="quickstart")
-  first.add_argument("--dry-run", action="store_true")
-  known, rest = first.parse_known_args(arguments)
-  preset = get_preset(known.preset)
+  known, rest = command.first_flags(arguments)
+  preset = get_preset(known.preset or "quickstart")
   about = "".join(f"\n  {name}: {each.about}" for name, each in PRESETS.items())
   flags = tyro.cli(
     Flags,

@@ -8,7 +8,6 @@ where it was.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import pathlib
 import sys
@@ -58,14 +57,10 @@ def parse(arguments: list[str]) -> tuple[dict[str, list[str]], Flags, bool]:
 
   The defaults are those of `--preset`, or else of the first run folder among the policies.
   """
-  first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-  first.add_argument("--preset")
-  first.add_argument("--dry-run", action="store_true")
-  known, arguments = first.parse_known_args(arguments)
+  known, arguments = command.first_flags(arguments)
   split = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
-  policies: dict[str, list[str]] = {}
-  for label, names in command.labelled(arguments[:split]).items():
-    policies[label] = names.split(",")
+  labelled = command.labelled(arguments[:split])
+  policies = {label: names.split(",") for label, names in labelled.items()}
   folders = [pathlib.Path(name) for names in policies.values() for name in names]
   configs = [get_preset(known.preset).config] if known.preset else []
   configs += [load_config(f / "config.yaml") for f in folders if (f / "config.yaml").is_file()]

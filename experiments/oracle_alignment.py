@@ -11,7 +11,6 @@ block. Writes alignment.csv, alignment.json, alignment.png and report.md.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import sys
@@ -99,9 +98,7 @@ _SYNTHETIC = ("pools", "location_spread", "scale_spread")
 
 def parse(arguments: list[str]) -> Flags:
   """The flags; those of a policy have the preset's values as defaults."""
-  first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-  first.add_argument("--preset")
-  preset = first.parse_known_args(arguments)[0].preset
+  preset = command.first_flags(arguments)[0].preset
   config = get_preset(preset).config if preset else RunConfig()
   defaults = {name: getattr(config, name) for name in _OF_A_POLICY}
   return tyro.cli(Flags, args=arguments, default=Flags(**defaults), description=__doc__)

@@ -6,7 +6,6 @@ the same command again goes on from the last checkpoint.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import pathlib
 import sys
@@ -24,11 +23,7 @@ from tea_jax.training.presets import PRESETS, get_preset
 
 def parse(arguments: list[str]) -> tuple[RunConfig, bool]:
   """`(config, dry run)`: the base is a preset or a YAML file, flags override it."""
-  first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-  first.add_argument("--preset")
-  first.add_argument("--config")
-  first.add_argument("--dry-run", action="store_true")
-  known, flags = first.parse_known_args(arguments)
+  known, flags = command.first_flags(arguments, ("preset", "config"))
   if known.preset and known.config:
     raise ValueError(f"--preset {known.preset} and --config {known.config} exclude each other.")
   base = RunConfig()
