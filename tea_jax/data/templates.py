@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from tea_jax.chat import apply_chat_template
-from tea_jax.data.prompts import Prompt
+from tea_jax.data.prompts import Prompt, column_names
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,11 @@ class EncodedPrompts:
 
   def __len__(self) -> int:
     return len(self.prompts)
+
+  @functools.cached_property
+  def columns(self) -> list[str]:
+    """Columns that rewards get, the same in every call; see `column_names`."""
+    return column_names(self.prompts)
 
 
 def render_prompt(

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from tea_jax.data import EncodedPrompts, column_names, reward_inputs
+from tea_jax.data import EncodedPrompts, reward_inputs
 from tea_jax.evaluation.records import check_spec
 from tea_jax.files import write_whole
 from tea_jax.rewards import RewardFunction, call_reward, reward_name
@@ -67,7 +67,6 @@ def sample_pools(
   """
   check_spec(folder, {**(spec or {}), "reward": reward_name(reward)})
   width = max(map(len, prompts.tokens)) + engine.sampling.max_completion_length
-  names = column_names(prompts.prompts)
   pools = []
   for index, (prompt, tokens) in enumerate(zip(prompts.prompts, prompts.tokens, strict=True)):
     path = folder / f"pool-{prompt.id}-{pool_size}-{seed}.npz"
@@ -78,7 +77,7 @@ def sample_pools(
       lengths = np.asarray(rollouts.completion_lengths[0])
       completions = [row[:k] for row, k in zip(np.asarray(rollouts.completion_tokens[0]), lengths)]
       texts = engine.policy.tokenizer.batch_decode(completions, skip_special_tokens=True)
-      repeated, columns = reward_inputs([prompt], pool_size, columns=names)
+      repeated, columns = reward_inputs([prompt], pool_size, columns=prompts.columns)
       rewards = call_reward(reward, repeated, texts, columns, num_rollouts=pool_size)
       if np.isnan(rewards).any():
         raise ValueError(

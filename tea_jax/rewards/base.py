@@ -179,22 +179,15 @@ class WeightedReward:
   apply: give such rewards 0 instead of None if their absence should cost nothing.
   """
 
-  def __init__(
-    self, rewards: Mapping[str, tuple[RewardFunction, float]], *, name: str | None = None
-  ):
-    """Makes the sum.
-
-    Args:
-      rewards: name -> (function, finite weight).
-      name: tells this reward from others in records; by default made of names and weights.
-    """
+  def __init__(self, rewards: Mapping[str, tuple[RewardFunction, float]]):
+    """Args: rewards: name -> (function, finite weight)."""
     if not rewards:
       raise ValueError("a weighted reward needs at least one reward; it was given none")
-    for part, (_, weight) in rewards.items():
+    for name, (_, weight) in rewards.items():
       if not np.isfinite(weight):
-        raise ValueError(f"the weight of reward '{part}' is {weight}; it must be a finite number")
+        raise ValueError(f"the weight of reward '{name}' is {weight}; it must be a finite number")
     self.rewards = dict(rewards)
-    self.name = name or " + ".join(f"{weight:g} {part}" for part, (_, weight) in rewards.items())
+    self.name = " + ".join(f"{weight:g} {name}" for name, (_, weight) in rewards.items())
 
   def components(
     self,

@@ -95,17 +95,16 @@ def make_run_reward(config: RunConfig) -> RewardFunction:
   options: dict[str, Any] = json.loads(config.reward.options)
   names = config.reward.functions
   weights = config.reward.weights or (1.0,) * len(names)
-  parts = [
-    " ".join([f"{weight:g}", name, *([json.dumps(options[name])] if name in options else [])])
-    for name, weight in zip(names, weights)
-  ]
-  return WeightedReward(
+  reward = WeightedReward(
     {
       name: (_make_reward(name, options.get(name, {})), weight)
       for name, weight in zip(names, weights)
-    },
-    name=" + ".join(parts),
+    }
   )
+  if options:
+    # Records tell rewards apart by name.
+    reward.name += f" {json.dumps(options, sort_keys=True)}"
+  return reward
 
 
 def _make_reward(name: str, options: Mapping[str, Any]) -> RewardFunction:

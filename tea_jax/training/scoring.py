@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tea_jax.data import EncodedPrompts, column_names, reward_inputs
+from tea_jax.data import EncodedPrompts, reward_inputs
 from tea_jax.files import write_text
 from tea_jax.rewards import RewardContext, RewardError, RewardFunction, WeightedReward, call_reward
 from tea_jax.rollout.types import Rollouts
@@ -46,7 +46,6 @@ class Scorer:
   ):
     self.reward, self.tokenizer = reward, tokenizer
     self.num_steps, self.folder = num_steps, folder
-    self._columns: dict[int, list[str]] = {}
 
   def __call__(
     self, data: EncodedPrompts, chosen: np.ndarray, rollouts: Rollouts, *, step: int | None
@@ -58,10 +57,8 @@ class Scorer:
     """
     texts = completion_texts(self.tokenizer, rollouts)
     shape = rollouts.completion_lengths.shape
-    if id(data) not in self._columns:
-      self._columns[id(data)] = column_names(data.prompts)
-    names = self._columns[id(data)]
-    rows, columns = reward_inputs([data.prompts[i] for i in chosen], shape[1], columns=names)
+    prompts = [data.prompts[i] for i in chosen]
+    rows, columns = reward_inputs(prompts, shape[1], columns=data.columns)
     context = RewardContext(step=step, num_steps=self.num_steps)
     arguments = {"context": context, "num_rollouts": shape[1]}
     means: dict[str, float] = {}
