@@ -46,6 +46,7 @@ from tea_jax.training.scoring import Scorer, Scores, sample_record
 from tea_jax.training.selection import Best, better, selection_score
 from tea_jax.training.state import State, restore_state, save_state
 from tea_jax.training.step import Batch
+from tea_jax.training.updates import update_on_batch
 from tea_jax.training.validation import Validation
 
 # What a key is for. Those of rollouts and advantages also fold in the step.
@@ -176,7 +177,7 @@ class Run:
     self.first_step, self.state, self.root, offsets, self.pending = restore_state(
       self.store, fresh, self.root, prompts=self.prompts_checksum
     )
-    # Bests that the kept checkpoints know of, by step of the checkpoint.
+    # The best validation that each checkpoint of this process knows of: its weights must stay.
     self.bests = {self.first_step: self.state.best}
     del fresh
     self.iterator.load_state_dict(self.state.iterator)
@@ -194,9 +195,10 @@ class Run:
   def train(self, on_step: OnStep | None = None) -> TrainResult:
     """Runs the remaining steps and writes the finished policy."""
     every = self.config.checkpoint.every
-    params = self.learner.merge(self.state.trainable, self.frozen)
-    self.validation.compile(self.learner.engine, params, self._key(_VALIDATION))
-    del params
+    if self.validation.has_own_shape:
+      params = self.learner.merge(self.state.trainable, self.frozen)
+      self.validation.compile(self.learner.engine, params, self._key(_VALIDATION))
+      del params
     if self.pending is not None:
       metrics, timings = self.pending
       self._finish_step(self.first_step - 1, metrics, timings, on_step)
@@ -308,44 +310,29 @@ class Run:
     return self.learner.reference_logprobs({}, self.reference, rollouts).block_until_ready()
 
   def _update(self, step: int, batch: Batch, tracked: Any) -> dict[str, float]:
-    """All updates on one batch; metrics of the first, and those that only later ones have."""
+    """All updates on one batch; their metrics."""
     config, rate = self.config.optimizer, self.learning_rates[step]
-    beta = np.float32(self.config.objective.kl_coefficient)
-    state, collected = self.state, []
-    trainable, optimizer, skipped = state.trainable, state.optimizer, state.skipped
-    for update in range(config.updates_per_batch):
-      result = self.learner.update(trainable, optimizer, self.frozen, batch, rate, beta)
-      trainable, optimizer = result.trainable, result.optimizer_state
-      collected.append({n: float(v) for n, v in jax.device_get(result.metrics).items()})
-      skipped = skipped + 1 if collected[-1]["skipped"] else 0
-      if skipped:
-        which = f", update {update + 1}" if config.updates_per_batch > 1 else ""
-        norm = collected[-1]["grad_norm"]
-        self.log.say(
-          f"step {step + 1}{which}: the gradient is not finite (norm {norm}); the update was "
-          f"skipped, {skipped} in a row."
-        )
-      if batch.old_logprobs is None:
-        batch = batch._replace(old_logprobs=result.logprobs)
-    self.state = state._replace(
-      trainable=trainable,
-      optimizer=optimizer,
+
+    def warn(update: int, sentence: str) -> None:
+      which = f", update {update + 1}" if config.updates_per_batch > 1 else ""
+      self.log.say(f"step {step + 1}{which}: {sentence}")
+
+    updated = update_on_batch(
+      self.learner, self.state, self.frozen, batch, config=self.config, rate=rate, warn=warn
+    )
+    self.state = self.state._replace(
+      trainable=updated.trainable,
+      optimizer=updated.optimizer,
       tracked=tracked,
       iterator=self.iterator.state_dict(),
-      skipped=skipped,
+      skipped=updated.skipped,
     )
-    self._watch_skipped()
-    later = {name: value for name, value in collected[-1].items() if name not in collected[0]}
-    later["skipped"] = sum(metrics["skipped"] for metrics in collected)
-    return {**collected[0], **later, "learning_rate": float(rate)}
-
-  def _watch_skipped(self) -> None:
-    skipped, config = self.state.skipped, self.config.optimizer
-    if skipped >= config.max_skipped:
+    if updated.skipped >= config.max_skipped:
       raise FloatingPointError(
-        f"{skipped} updates in a row were skipped because their gradients were not finite; look at "
-        f"the last rewards, or lower optimizer.learning_rate={config.learning_rate}."
+        f"{updated.skipped} updates in a row were skipped because their gradients were not finite; "
+        f"look at the last rewards, or lower optimizer.learning_rate={config.learning_rate}."
       )
+    return {**updated.metrics, "learning_rate": float(rate)}
 
   def _validate(self, done: int) -> dict[str, float]:
     """The selection metric after `done` steps, where one is due; keeps the best weights."""
@@ -388,5 +375,5 @@ class Run:
     )
     self.bests[step] = state.best
     kept = list(self.bests.values())[-self.config.checkpoint.keep :]
-    self.folder.forget_best({best.step for best in [*kept, self.state.best] if best is not None})
+    self.folder.forget_best({best.step for best in kept if best is not None})
     return_free_memory()

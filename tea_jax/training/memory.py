@@ -85,12 +85,12 @@ def estimate_memory(
     always["reference"] = 4 * total
   always = {name: size // split for name, size in always.items()}
 
-  long = bucket(completion, smallest=8)
+  decoded = bucket(completion, smallest=8)
   height, part = batch_shape(
-    model, group, prompt_length=prompt, completion_length=long, item_size=item
+    model, group, prompt_length=prompt, completion_length=decoded, item_size=item
   )
   height = bucket(min(height, prompts))
-  cache = row_bytes(model, long, item_size=item) * height * part
+  cache = row_bytes(model, decoded, item_size=item) * height * part
   cache += prompt_bytes(model, prompt, item_size=item) * height
   rollout = {"decoding weights": item * total // split, "caches and logits": cache}
 
@@ -109,7 +109,7 @@ def estimate_memory(
     rollout["merged weights"] = update["merged weights"] = 4 * total // split
   shapes = {
     "prefill": f"{height} prompts x {prompt} tokens",
-    "decode": f"{height * part} rows x {long} tokens",
+    "decode": f"{height * part} rows x {decoded} tokens",
     "update": f"{prompts * group // micro} x ({max(1, micro // group)} prompts x {prompt} tokens, "
     f"{min(micro, group)} rollouts each x {completion} tokens)",
   }

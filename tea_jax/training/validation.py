@@ -42,22 +42,18 @@ class Validation:
     every = self.config.selection.every
     return bool(every) and (done % every == 0 or done == self.config.steps)
 
-  def compile(self, engine: RolloutEngine, params: Any, key: jax.Array) -> None:
-    """Compiles what the validation needs and training does not, before the first step.
-
-    Its calls have training's shape unless it draws fewer samples than a training group has.
-    """
+  @property
+  def has_own_shape(self) -> bool:
+    """Whether its calls are compiled apart: it draws fewer samples than a training group has."""
     config = self.config
-    if not config.selection.every or config.selection.num_samples >= config.sampling.num_rollouts:
-      return
-    count = config.data.prompts_per_step
-    chosen = [i % len(self.prompts.tokens) for i in range(count)]
-    engine.generate(
-      params,
-      [self.prompts.tokens[i] for i in chosen],
-      key=key,
-      num_rollouts=config.selection.num_samples,
-    )
+    fewer = config.selection.num_samples < config.sampling.num_rollouts
+    return bool(config.selection.every) and fewer
+
+  def compile(self, engine: RolloutEngine, params: Any, key: jax.Array) -> None:
+    """Samples one call in the validation's shape, so that nothing compiles later."""
+    tokens = self.prompts.tokens
+    chosen = [tokens[i % len(tokens)] for i in range(self.config.data.prompts_per_step)]
+    engine.generate(params, chosen, key=key, num_rollouts=self.config.selection.num_samples)
 
   def rewards(
     self, engine: RolloutEngine, params: Any, scorer: Scorer, *, key: jax.Array

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from tea_jax.advantages import grpo, tea
-from tea_jax.rewards import RewardError
 from tea_jax.training.checkpoints import CheckpointError
 from tea_jax.training.config import load_config
-from tea_jax.training.loop import Run, train
+from tea_jax.training.loop import Run
 from tea_jax.training.metrics import read_jsonl
 from tea_jax.training.run_folder import RunFolder
 from tests.training import tiny
@@ -22,18 +21,9 @@ def policy():
   return tiny.policy()
 
 
-def _train(config, policy, **options):
-  options = {"splits": tiny.splits(), "reward": tiny.reward, "console": tiny.console(), **options}
-  return train(config, policy=policy, **options)
-
-
-def _bytes(tree):
-  return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
-
-
 def test_a_run_writes_its_folder(tmp_path, policy):
-  before = _bytes(policy.params)
-  result = _train(tiny.config(tmp_path / "run"), policy)
+  before = tiny.leaf_bytes(policy.params)
+  result = tiny.run(tiny.config(tmp_path / "run"), policy)
   folder = tmp_path / "run"
   assert load_config(folder / "config.yaml") == tiny.config(folder)
   assert [line["step"] for line in result.metrics] == [0, 1, 2, 3]
@@ -42,14 +32,14 @@ def test_a_run_writes_its_folder(tmp_path, policy):
   samples = read_jsonl(folder / "rollouts" / "samples.jsonl")
   assert {s["step"] for s in samples} == {0, 2}
   assert len(samples[0]["completions"]) == 4
-  assert _bytes(policy.params) == before, "training must leave the caller's weights alone"
-  assert _bytes(result.policy.params) != before
+  assert tiny.leaf_bytes(policy.params) == before, "training must leave the caller's weights alone"
+  assert tiny.leaf_bytes(result.policy.params) != before
 
 
 def test_metrics_have_the_names_that_users_expect(tmp_path, policy):
   config = tiny.config(tmp_path / "run", steps=1, objective={"kl_coefficient": 0.1})
   seen = {}
-  _train(config, policy, on_step=lambda step, record: seen.update(record))
+  tiny.run(config, policy, on_step=lambda step, record: seen.update(record))
   expected = (
     "reward/mean reward/std reward/max reward/p50 frac_reward_zero_std best_of_n/1 best_of_n/8 "
     "advantage/mean advantage/std advantage/nonzero_frac completions/mean_length "
@@ -65,150 +55,9 @@ def test_metrics_have_the_names_that_users_expect(tmp_path, policy):
 
 def test_the_reward_rises(tmp_path, policy):
   config = tiny.config(tmp_path / "run", steps=30, checkpoint={"every": 0})
-  metrics = _train(config, policy, rule=grpo()).metrics
+  metrics = tiny.run(config, policy, rule=grpo()).metrics
   first, last = (np.mean([m["reward/mean"] for m in part]) for part in (metrics[:5], metrics[-5:]))
   assert last > first + 0.1
-
-
-def test_going_on_ends_with_the_same_bits(tmp_path, policy):
-  whole = _train(tiny.config(tmp_path / "whole", steps=6, selection={"every": 2}), policy)
-
-  class Stop(Exception):
-    pass
-
-  def stop_at(step, record):
-    if step == 4:
-      raise Stop
-
-  config = tiny.config(tmp_path / "parts", steps=6, selection={"every": 2})
-  with pytest.raises(Stop):
-    _train(config, policy, on_step=stop_at)
-  parts = _train(config, policy)
-  assert _bytes(parts.policy.params) == _bytes(whole.policy.params)
-  for name in ("metrics.jsonl", "rollouts/samples.jsonl"):
-    assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-  assert parts.best == whole.best
-  files = [tmp_path / n / "policy" / "model.safetensors" for n in ("parts", "whole")]
-  assert files[0].read_bytes() == files[1].read_bytes()
-
-
-def test_a_finished_run_is_not_run_again(tmp_path, policy):
-  config = tiny.config(tmp_path / "run")
-  first = _train(config, policy)
-
-  def fail(step, record):
-    raise AssertionError("no step is left")
-
-  again = _train(config, policy, on_step=fail)
-  assert again.metrics == first.metrics
-  assert _bytes(again.policy.params) == _bytes(first.policy.params)
-
-
-def test_another_config_in_the_folder_is_refused(tmp_path, policy):
-  _train(tiny.config(tmp_path / "run"), policy)
-  with pytest.raises(ValueError, match=r"seed: 0 -> 1"):
-    _train(tiny.config(tmp_path / "run", seed=1), policy)
-
-
-def test_two_processes_may_not_share_a_folder(tmp_path, policy):
-  config = tiny.config(tmp_path / "run")
-  folder = RunFolder(config)
-  try:
-    with pytest.raises(CheckpointError, match="another process is training"):
-      _train(config, policy)
-  finally:
-    folder.close()
-
-
-def test_a_failing_reward_keeps_completions_and_progress(tmp_path, policy):
-  calls = []
-
-  def reward(prompts, completions):
-    calls.append(1)
-    scores = tiny.reward(prompts, completions)
-    if len(calls) == 4:
-      scores[5] = np.nan
-    return scores
-
-  config = tiny.config(tmp_path / "run", steps=5, checkpoint={"every": 0})
-  with pytest.raises(RewardError, match=r"returned nan for prompt 0 \(.*rollout 5"):
-    _train(config, policy, reward=reward)
-  assert len(read_jsonl(tmp_path / "run" / "rollouts" / "unscored_step_3.jsonl")) == 16
-  steps = []
-  parts = _train(config, policy, on_step=lambda step, record: steps.append(step))
-  assert steps == [3, 4]
-  whole = _train(tiny.config(tmp_path / "whole", steps=5, checkpoint={"every": 0}), policy)
-  assert _bytes(parts.policy.params) == _bytes(whole.policy.params)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_a_stop_during_the_validation_loses_no_step(tmp_path, policy, error):
-  options = {"steps": 6, "selection": {"every": 3}, "checkpoint": {"every": 0}}
-  whole = _train(tiny.config(tmp_path / "whole", **options), policy)
-  calls = []
-
-  def reward(prompts, completions):
-    calls.append(len(completions))
-    if len(calls) == 5:  # three steps, and the second call of the first validation
-      raise error("not now")
-    return tiny.reward(prompts, completions)
-
-  config = tiny.config(tmp_path / "parts", **options)
-  expected = KeyboardInterrupt if error is KeyboardInterrupt else RewardError
-  with pytest.raises(expected):
-    _train(config, policy, reward=reward)
-  steps = []
-  parts = _train(config, policy, on_step=lambda step, record: steps.append(step))
-  assert steps == [2, 3, 4, 5], "step 2 was done and lacked its validation only"
-  assert _bytes(parts.policy.params) == _bytes(whole.policy.params)
-  for name in ("metrics.jsonl", "rollouts/samples.jsonl"):
-    assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-  assert parts.best == whole.best
-
-
-def test_other_prompts_are_refused_on_going_on(tmp_path, policy):
-  config = tiny.config(tmp_path / "run", checkpoint={"every": 0})
-  with pytest.raises(RewardError):
-    _train(config, policy, reward=lambda prompts, completions: [np.nan] * len(prompts))
-  splits = tiny.splits()
-  splits["train"][3] = dataclasses.replace(splits["train"][3], text="w9 w9 w9")
-  with pytest.raises(ValueError, match="prompts of this run are other ones"):
-    _train(config, policy, splits=splits)
-
-
-def test_another_final_policy_is_refused_on_going_on(tmp_path, policy):
-  changes = {"steps": 2, "selection": {"every": 2}}
-  _train(tiny.config(tmp_path / "run", checkpoint={"final_policy": "last"}, **changes), policy)
-  with pytest.raises(ValueError, match=r"checkpoint.final_policy: 'last' -> 'best'"):
-    _train(tiny.config(tmp_path / "run", checkpoint={"final_policy": "best"}, **changes), policy)
-
-
-def test_a_selected_policy_that_is_gone_is_named(tmp_path, policy):
-  config = tiny.config(tmp_path / "run", steps=2, selection={"every": 2})
-  _train(config, policy)
-  (tmp_path / "run" / "policy").rename(tmp_path / "mine")
-  with pytest.raises(CheckpointError, match="the selected policy, of step 2, is neither in"):
-    _train(config, policy)
-
-
-def test_best_weights_of_kept_checkpoints_stay_until_they_are_gone(tmp_path, policy):
-  kept = {}
-
-  def watch(step, record):
-    folder = tmp_path / "run" / "best_policy"
-    kept[step] = {int(p.name) for p in folder.glob("*")}
-
-  # A reward that rises at every call makes every validation the best so far.
-  scores = iter(range(1000))
-
-  def reward(prompts, completions):
-    return [next(scores)] * len(prompts)
-
-  config = tiny.config(
-    tmp_path / "run", steps=4, selection={"every": 1}, checkpoint={"every": 1, "keep": 2}
-  )
-  _train(config, policy, reward=reward, on_step=watch)
-  assert kept == {0: {1}, 1: {1, 2}, 2: {1, 2, 3}, 3: {2, 3, 4}}
 
 
 def test_columns_that_some_prompts_lack_reach_the_reward_in_every_step(tmp_path, policy):
@@ -221,7 +70,7 @@ def test_columns_that_some_prompts_lack_reach_the_reward_in_every_step(tmp_path,
   splits = tiny.splits()
   splits["train"][0] = dataclasses.replace(splits["train"][0], columns={"answer": "5"})
   config = tiny.config(tmp_path / "run", steps=5, data={"prompts_per_step": 1})
-  _train(config, policy, splits=splits, reward=reward)
+  tiny.run(config, policy, splits=splits, reward=reward)
   assert None in seen
 
 
@@ -257,13 +106,13 @@ def test_unscored_rollouts_get_no_advantage(tmp_path, policy):
     scores[2] = None
     return scores
 
-  result = _train(tiny.config(tmp_path / "run", steps=2), policy, reward=reward)
+  result = tiny.run(tiny.config(tmp_path / "run", steps=2), policy, reward=reward)
   assert result.metrics[0]["reward/scored_frac"] == 15 / 16
 
 
 def test_selection_keeps_the_best_weights(tmp_path, policy):
   config = tiny.config(tmp_path / "run", steps=6, selection={"every": 2})
-  result = _train(config, policy, rule=grpo())
+  result = tiny.run(config, policy, rule=grpo())
   scores = {
     m["step"] + 1: m["validation/top_mean"] for m in result.metrics if "validation/top_mean" in m
   }
@@ -275,9 +124,9 @@ def test_selection_keeps_the_best_weights(tmp_path, policy):
 
 
 def test_rules_start_alike_and_share_compiled_functions(tmp_path, policy):
-  one = _train(tiny.config(tmp_path / "tea", seed=3), policy, rule=tea())
+  one = tiny.run(tiny.config(tmp_path / "tea", seed=3), policy, rule=tea())
   compiled = _count_compiles()
-  two = _train(tiny.config(tmp_path / "grpo", seed=3), policy, rule=grpo())
+  two = tiny.run(tiny.config(tmp_path / "grpo", seed=3), policy, rule=grpo())
   same = ("reward/mean", "completions/mean_length", "entropy")
   assert [one.metrics[0][n] for n in same] == [two.metrics[0][n] for n in same]
   assert one.metrics[-1]["reward/mean"] != two.metrics[-1]["reward/mean"]
@@ -339,7 +188,7 @@ def test_nothing_compiles_after_the_second_step(tmp_path, policy, changes):
   config = tiny.config(
     tmp_path / "run", steps=6, **{"checkpoint": {"final_policy": "last"}, **changes}
   )
-  _train(config, policy, on_step=watch)
+  tiny.run(config, policy, on_step=watch)
   assert started["names"] == []
 
 
@@ -355,7 +204,7 @@ def test_nothing_compiles_after_the_second_step(tmp_path, policy, changes):
   ],
 )
 def test_every_objective_runs(tmp_path, policy, objective):
-  metrics = _train(tiny.config(tmp_path / "run", steps=2, objective=objective), policy).metrics
+  metrics = tiny.run(tiny.config(tmp_path / "run", steps=2, objective=objective), policy).metrics
   assert all(np.isfinite(m["grad_norm"]) and m["skipped"] == 0 for m in metrics)
 
 
@@ -367,7 +216,7 @@ def test_adapters_train_on_frozen_weights(tmp_path, policy):
     objective={"kl_coefficient": 0.1},
     optimizer={"learning_rate": 0.1},
   )
-  result = _train(config, policy)
+  result = tiny.run(config, policy)
   assert abs(result.metrics[0]["kl"]) < 1e-6
   assert result.metrics[-1]["kl"] > 1e-6
   changed = jax.tree.map(lambda a, b: bool((a != b).any()), result.policy.params, policy.params)
@@ -381,12 +230,12 @@ def test_poisoned_gradients_stop_the_run_after_a_few_skips(tmp_path, policy):
   )
   config = tiny.config(tmp_path / "run", steps=9, optimizer={"max_skipped": 3})
   with pytest.raises(FloatingPointError, match="3 updates in a row"):
-    _train(config, bad)
+    tiny.run(config, bad)
 
 
 def test_an_unwritable_folder_is_refused_before_anything_runs(policy):
   with pytest.raises(CheckpointError, match="cannot be written"):
-    _train(tiny.config("/proc/nothing"), policy)
+    tiny.run(tiny.config("/proc/nothing"), policy)
 
 
 @pytest.mark.slow
@@ -401,13 +250,13 @@ def test_memory_stays_constant(tmp_path, policy):
   config = tiny.config(
     tmp_path / "run", steps=200, checkpoint={"every": 50}, selection={"every": 50}
   )
-  _train(config, policy, on_step=watch)
+  tiny.run(config, policy, on_step=watch)
   assert max(live[1:]) == min(live[1:])
   assert resident[-1] - resident[3] < 0.02, resident
 
 
 def test_config_and_metrics_are_valid_json(tmp_path, policy):
-  _train(tiny.config(tmp_path / "run", steps=1), policy)
+  tiny.run(tiny.config(tmp_path / "run", steps=1), policy)
   for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
     assert "NaN" not in line
     json.loads(line)

@@ -18,6 +18,7 @@ from tea_jax.models.causal_lm import init_params
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.policy import Policy
 from tea_jax.training.config import RunConfig
+from tea_jax.training.loop import TrainResult, train
 from tea_jax.training.optimizer import OptimizerConfig
 from tea_jax.training.options import (
   CheckpointOptions,
@@ -105,3 +106,13 @@ def flags(folder: pathlib.Path) -> list[str]:
     f"--run-folder {folder}/run --data.prompts {prompts} --data.no-chat --data.num-validation 2 "
     "--data.num-test 2 --data.prompts-per-step 2 --sampling.max-completion-length 6"
   ).split()
+
+
+def run(config: RunConfig, policy: Policy, **options) -> TrainResult:
+  """Trains on the prompts and the reward of this file, unless others are given."""
+  options = {"splits": splits(), "reward": reward, "console": console(), **options}
+  return train(config, policy=policy, **options)
+
+
+def leaf_bytes(tree) -> list[bytes]:
+  return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]

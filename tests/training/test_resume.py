@@ -1,0 +1,158 @@
+"""Runs that stop and go on: the same bits, nothing lost, and what is refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tea_jax.rewards import RewardError
+from tea_jax.training.checkpoints import CheckpointError
+from tea_jax.training.metrics import read_jsonl
+from tea_jax.training.run_folder import RunFolder
+from tests.training import tiny
+
+
+@pytest.fixture(scope="module")
+def policy():
+  return tiny.policy()
+
+
+def test_going_on_ends_with_the_same_bits(tmp_path, policy):
+  whole = tiny.run(tiny.config(tmp_path / "whole", steps=6, selection={"every": 2}), policy)
+
+  class Stop(Exception):
+    pass
+
+  def stop_at(step, record):
+    if step == 4:
+      raise Stop
+
+  config = tiny.config(tmp_path / "parts", steps=6, selection={"every": 2})
+  with pytest.raises(Stop):
+    tiny.run(config, policy, on_step=stop_at)
+  parts = tiny.run(config, policy)
+  assert tiny.leaf_bytes(parts.policy.params) == tiny.leaf_bytes(whole.policy.params)
+  for name in ("metrics.jsonl", "rollouts/samples.jsonl"):
+    assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+  assert parts.best == whole.best
+  files = [tmp_path / n / "policy" / "model.safetensors" for n in ("parts", "whole")]
+  assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, policy):
+  config = tiny.config(tmp_path / "run")
+  first = tiny.run(config, policy)
+
+  def fail(step, record):
+    raise AssertionError("no step is left")
+
+  again = tiny.run(config, policy, on_step=fail)
+  assert again.metrics == first.metrics
+  assert tiny.leaf_bytes(again.policy.params) == tiny.leaf_bytes(first.policy.params)
+
+
+def test_another_config_in_the_folder_is_refused(tmp_path, policy):
+  tiny.run(tiny.config(tmp_path / "run"), policy)
+  with pytest.raises(ValueError, match=r"seed: 0 -> 1"):
+    tiny.run(tiny.config(tmp_path / "run", seed=1), policy)
+
+
+def test_two_processes_may_not_share_a_folder(tmp_path, policy):
+  config = tiny.config(tmp_path / "run")
+  folder = RunFolder(config)
+  try:
+    with pytest.raises(CheckpointError, match="another process is training"):
+      tiny.run(config, policy)
+  finally:
+    folder.close()
+
+
+def test_a_failing_reward_keeps_completions_and_progress(tmp_path, policy):
+  calls = []
+
+  def reward(prompts, completions):
+    calls.append(1)
+    scores = tiny.reward(prompts, completions)
+    if len(calls) == 4:
+      scores[5] = np.nan
+    return scores
+
+  config = tiny.config(tmp_path / "run", steps=5, checkpoint={"every": 0})
+  with pytest.raises(RewardError, match=r"returned nan for prompt 0 \(.*rollout 5"):
+    tiny.run(config, policy, reward=reward)
+  assert len(read_jsonl(tmp_path / "run" / "rollouts" / "unscored_step_3.jsonl")) == 16
+  steps = []
+  parts = tiny.run(config, policy, on_step=lambda step, record: steps.append(step))
+  assert steps == [3, 4]
+  whole = tiny.run(tiny.config(tmp_path / "whole", steps=5, checkpoint={"every": 0}), policy)
+  assert tiny.leaf_bytes(parts.policy.params) == tiny.leaf_bytes(whole.policy.params)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_stop_during_the_validation_loses_no_step(tmp_path, policy, error):
+  options = {"steps": 6, "selection": {"every": 3}, "checkpoint": {"every": 0}}
+  whole = tiny.run(tiny.config(tmp_path / "whole", **options), policy)
+  calls = []
+
+  def reward(prompts, completions):
+    calls.append(len(completions))
+    if len(calls) == 5:  # three steps, and the second call of the first validation
+      raise error("not now")
+    return tiny.reward(prompts, completions)
+
+  config = tiny.config(tmp_path / "parts", **options)
+  expected = KeyboardInterrupt if error is KeyboardInterrupt else RewardError
+  with pytest.raises(expected):
+    tiny.run(config, policy, reward=reward)
+  steps = []
+  parts = tiny.run(config, policy, on_step=lambda step, record: steps.append(step))
+  assert steps == [2, 3, 4, 5], "step 2 was done and lacked its validation only"
+  assert tiny.leaf_bytes(parts.policy.params) == tiny.leaf_bytes(whole.policy.params)
+  for name in ("metrics.jsonl", "rollouts/samples.jsonl"):
+    assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+  assert parts.best == whole.best
+
+
+def test_other_prompts_are_refused_on_going_on(tmp_path, policy):
+  config = tiny.config(tmp_path / "run", checkpoint={"every": 0})
+  with pytest.raises(RewardError):
+    tiny.run(config, policy, reward=lambda prompts, completions: [np.nan] * len(prompts))
+  splits = tiny.splits()
+  splits["train"][3] = dataclasses.replace(splits["train"][3], text="w9 w9 w9")
+  with pytest.raises(ValueError, match="prompts of this run are other ones"):
+    tiny.run(config, policy, splits=splits)
+
+
+def test_another_final_policy_is_refused_on_going_on(tmp_path, policy):
+  changes = {"steps": 2, "selection": {"every": 2}}
+  tiny.run(tiny.config(tmp_path / "run", checkpoint={"final_policy": "last"}, **changes), policy)
+  with pytest.raises(ValueError, match=r"checkpoint.final_policy: 'last' -> 'best'"):
+    tiny.run(tiny.config(tmp_path / "run", checkpoint={"final_policy": "best"}, **changes), policy)
+
+
+def test_a_selected_policy_that_is_gone_is_named(tmp_path, policy):
+  config = tiny.config(tmp_path / "run", steps=2, selection={"every": 2})
+  tiny.run(config, policy)
+  (tmp_path / "run" / "policy").rename(tmp_path / "mine")
+  with pytest.raises(CheckpointError, match="the selected policy, of step 2, is neither in"):
+    tiny.run(config, policy)
+
+
+def test_best_weights_of_kept_checkpoints_stay_until_they_are_gone(tmp_path, policy):
+  kept = {}
+
+  def watch(step, record):
+    folder = tmp_path / "run" / "best_policy"
+    kept[step] = {int(p.name) for p in folder.glob("*")}
+
+  # A reward that rises at every call makes every validation the best so far.
+  scores = iter(range(1000))
+
+  def reward(prompts, completions):
+    return [next(scores)] * len(prompts)
+
+  config = tiny.config(
+    tmp_path / "run", steps=4, selection={"every": 1}, checkpoint={"every": 1, "keep": 2}
+  )
+  tiny.run(config, policy, reward=reward, on_step=watch)
+  assert kept == {0: {1}, 1: {1, 2}, 2: {1, 2, 3}, 3: {2, 3, 4}}
