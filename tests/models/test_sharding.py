@@ -63,6 +63,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
 from jax.sharding import PartitionSpec as P
+from tea_jax.evaluation.identity import parameters_digest
 from tea_jax.models import hf, safetensors_io
 from tea_jax.models.load import load_policy
 from tea_jax.models.sharding import make_mesh, shard_params
@@ -85,6 +86,7 @@ for name in ("llama", "gpt2", "gemma"):
   read.clear()
   policy = load_policy(folder, mesh=mesh)
   jax.tree.map(np.testing.assert_array_equal, policy.params, plain.params)
+  assert parameters_digest(policy.params) == parameters_digest(plain.params)
   up = policy.params["layers"]["mlp"]["up"]["kernel"]
   assert up.sharding.spec == P(None, "fsdp", "tensor"), up.sharding
   assert up.addressable_shards[0].data.shape[1:] == (up.shape[1] // 2, up.shape[2] // 2)
