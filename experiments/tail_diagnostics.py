@@ -21,7 +21,7 @@ from experiments import command
 from tea_jax.evaluation import best_of_n_exact, plots, prompt_bootstrap
 from tea_jax.evaluation.diagnostics import gaussian_reference, qq_linearity
 from tea_jax.evaluation.records import Records, read_records
-from tea_jax.evaluation.report import markdown_table
+from tea_jax.evaluation.report_tables import markdown_table
 from tea_jax.files import write_text
 from tea_jax.tail import best_of_n_value, minimum_budget, tail_vector
 

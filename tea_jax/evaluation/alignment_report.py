@@ -95,7 +95,7 @@ def write_alignment(
     compare: a rule whose paired differences to the best other one are shown.
     figure: draw alignment.png (needs matplotlib).
   """
-  from tea_jax.evaluation.report import markdown_table
+  from tea_jax.evaluation.report_tables import markdown_table
 
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)

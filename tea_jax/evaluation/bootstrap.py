@@ -1,4 +1,4 @@
-"""Uncertainty over prompts: paired bootstrap intervals and win / tie / loss.
+"""Uncertainty: paired bootstrap intervals over prompts, t over runs; win / tie / loss.
 
 Completions of a prompt share its difficulty, so prompts are what is resampled. Two policies are
 compared on the same prompts by their differences; one matrix of resampled prompts serves both
@@ -23,7 +23,7 @@ class Interval:
   """An estimate with its confidence interval; arrays when several budgets were asked for.
 
   Attributes:
-    estimate: mean over prompts.
+    estimate: mean over prompts or runs.
     low, high: ends of the interval.
   """
 
@@ -161,6 +161,30 @@ def pooled_bootstrap(
   tail = (1.0 - confidence) / 2
   low, high = np.quantile(means, [tail, 1.0 - tail], axis=0)
   return Interval(difference.mean(axis=(0, 1)), low, high)
+
+
+def seed_interval(
+  differences: Float[np.ndarray, "S *rest"], *, confidence: float = 0.95
+) -> Interval:
+  """Interval of the mean over training runs, by Student's t: runs are few, and differ by much.
+
+  Args:
+    differences: `[S, ...]` a value of each run, already averaged over prompts.
+    confidence: in (0, 1).
+
+  Returns:
+    `Interval` of shape `[...]`; the point itself where there is one run or no spread.
+  """
+  values = np.asarray(differences, np.float64)
+  if values.ndim < 1 or values.shape[0] < 1 or not np.isfinite(values).all():
+    raise ValueError(f"an interval over runs needs finite [runs, ...] values, got {differences}")
+  if not 0 < confidence < 1:
+    raise ValueError(f"confidence={confidence} must be in (0, 1)")
+  mean = values.mean(axis=0)
+  if len(values) == 1:
+    return Interval(mean, mean, mean)
+  half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values, axis=0)
+  return Interval(mean, mean - half, mean + half)
 
 
 @dataclasses.dataclass(frozen=True)

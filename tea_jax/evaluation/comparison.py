@@ -18,6 +18,7 @@ from tea_jax.evaluation.bootstrap import (
   WinTieLoss,
   pooled_bootstrap,
   prompt_bootstrap,
+  seed_interval,
   win_tie_loss,
 )
 from tea_jax.evaluation.records import Records
@@ -54,6 +55,15 @@ class Comparison:
   ) -> Interval:
     """Paired difference of two methods, arrays over budgets; see `pooled_bootstrap`."""
     return pooled_bootstrap(*self._paired(name, baseline), resample_seeds=resample_seeds, seed=seed)
+
+  def seed_differences(self, name: str, baseline: str) -> Float[np.ndarray, "S K"]:
+    """Mean difference of each seed's pair of runs."""
+    values, others = self._paired(name, baseline)
+    return (values - others).mean(axis=1)
+
+  def difference_over_seeds(self, name: str, baseline: str) -> Interval:
+    """`difference` with its interval over training runs; see `seed_interval`."""
+    return seed_interval(self.seed_differences(name, baseline))
 
   def rates(self, name: str, baseline: str, *, tolerance: float = 1e-6) -> list[WinTieLoss]:
     """Win / tie / loss over all pairs of a prompt and a seed, at each budget."""

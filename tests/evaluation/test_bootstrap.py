@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tea_jax.evaluation.bootstrap import (
   Interval,
   paired_bootstrap,
   pooled_bootstrap,
   prompt_bootstrap,
+  seed_interval,
   win_tie_loss,
 )
 
@@ -87,6 +89,26 @@ def test_resampling_seeds_shows_the_spread_between_runs():
   assert narrow.high - narrow.low < 0.05
   assert wide.high - wide.low > 0.5
   np.testing.assert_allclose(wide.estimate, narrow.estimate)
+
+
+def test_interval_over_runs_is_the_one_of_a_t_test():
+  runs = np.random.default_rng(0).normal(0.3, size=(5, 3))
+  interval = seed_interval(runs)
+  expected = stats.ttest_1samp(runs, 0.0).confidence_interval(0.95)
+  np.testing.assert_allclose(interval.estimate, runs.mean(axis=0))
+  np.testing.assert_allclose(interval.low, expected.low)
+  np.testing.assert_allclose(interval.high, expected.high)
+
+
+def test_one_run_says_nothing_of_others():
+  interval = seed_interval(np.array([[1.0, -2.0]]))
+  np.testing.assert_array_equal(interval.low, [1.0, -2.0])
+  assert not interval.excludes_zero.any()
+  for values in (np.zeros((0, 2)), np.array([1.0, np.nan])):
+    with pytest.raises(ValueError, match="finite"):
+      seed_interval(values)
+  with pytest.raises(ValueError, match="confidence=1"):
+    seed_interval(np.ones(2), confidence=1)
 
 
 def test_bad_inputs_are_refused():

@@ -9,7 +9,8 @@ import pytest
 from tea_jax.evaluation.comparison import compare_runs
 from tea_jax.evaluation.plots import line_styles
 from tea_jax.evaluation.records import Records, Samples
-from tea_jax.evaluation.report import markdown_table, write_report
+from tea_jax.evaluation.report import write_report
+from tea_jax.evaluation.report_tables import markdown_table
 from tea_jax.training.presets import PRESETS
 
 P, N = 12, 16
@@ -115,6 +116,26 @@ def test_report_holds_tables_intervals_figures_and_samples(runs, tmp_path):
   for name in ("frontier.png", "reward_distribution.png"):
     assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
   assert not list(tmp_path.glob(".*"))
+
+
+def test_runs_are_shown_one_by_one_with_an_interval_over_them(runs, tmp_path):
+  report = write_report(tmp_path, runs, baselines=("grpo", "base"), title="T", figures=False)
+  found = json.loads((tmp_path / "results.json").read_text())
+  by_seed = found["difference_by_seed"]["grpo"]["tea"]
+  best = [
+    np.mean(tea.rewards.max(axis=1) - grpo.rewards.max(axis=1))
+    for tea, grpo in zip(runs["tea"], runs["grpo"], strict=True)
+  ]
+  np.testing.assert_allclose([run[-1] for run in by_seed["seeds"]], best)
+  np.testing.assert_allclose(by_seed["estimate"], found["difference"]["grpo"]["tea"]["estimate"])
+  text = report.read_text()
+  assert f"| {best[1]:+.3f} |\n| tea, mean |" in text
+  assert f"Over runs, bo16: [{by_seed['low'][-1]:+.3f}, {by_seed['high'][-1]:+.3f}]." in text
+  assert "| base, 1 |" not in text
+  single = {name: group[:1] for name, group in runs.items()}
+  text = write_report(tmp_path, single, baselines=("grpo",), title="T", figures=False).read_text()
+  assert "Each run" not in text
+  assert "Over runs" not in text
 
 
 def test_report_without_figures_needs_no_matplotlib(runs, tmp_path, monkeypatch):
