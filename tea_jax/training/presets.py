@@ -45,7 +45,9 @@ _QUICKSTART = RunConfig(
   run_folder="runs/quickstart",
   steps=40,
   # One group a step: what 40 steps of two rules leave time and memory for on a laptop.
-  model=ModelOptions(name="smollm2-135m-instruct"),
+  # Products' results are kept for the backward pass: 7 % less time an update than with "full" for
+  # 0.2 GiB more; "none" takes 1 GiB more again and is no faster.
+  model=ModelOptions(name="smollm2-135m-instruct", remat="dots"),
   data=DataOptions(prompts="openers", chat=False, max_prompt_length=24, prompts_per_step=1),
   reward=RewardOptions(functions=("lexicon",)),
   sampling=SamplingOptions(num_rollouts=32, max_completion_length=24),
