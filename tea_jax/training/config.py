@@ -84,6 +84,11 @@ class RunConfig:
       f"clip_epsilon_low={clips[0]}, clip_epsilon_high={clips[1]} have no effect with "
       "optimizer.updates_per_batch=1, where every ratio is 1; leave them at None.",
     )
+    require(
+      self.optimizer.updates_per_batch > 1 or self.objective.importance_ratio == "token",
+      f'importance_ratio="{self.objective.importance_ratio}" has no effect with '
+      'optimizer.updates_per_batch=1, where every ratio is 1; leave it at "token".',
+    )
 
   def advantage_rule(self) -> GroupRule:
     """The resolved rule; `print` shows all its parameters."""

@@ -89,6 +89,11 @@ class ObjectiveConfig:
         f'kl_estimator="{self.kl_estimator}" does not suit kl_placement="reward": only k1 has the '
         'right expected gradient there; set kl_estimator="k1".',
       )
+      require(
+        self.kl_gradient == "token",
+        f'kl_gradient="{self.kl_gradient}" has no effect with kl_placement="reward", whose '
+        'gradient is that of the trajectory; leave it at "token".',
+      )
     elif self.kl_coefficient > 0:
       require(
         (self.kl_estimator, self.kl_gradient) != ("k1", "estimator"),

@@ -71,6 +71,11 @@ class OptimizerConfig:
       0 <= self.final_learning_rate_ratio <= 1,
       f"final_learning_rate_ratio={self.final_learning_rate_ratio} must be in [0, 1].",
     )
+    require(
+      self.schedule != "constant" or self.final_learning_rate_ratio == 0,
+      f"final_learning_rate_ratio={self.final_learning_rate_ratio} has no effect with "
+      'schedule="constant"; use "linear" or "cosine".',
+    )
     require(self.max_gradient_norm >= 0, f"max_gradient_norm={self.max_gradient_norm} is negative.")
     for name in ("beta1", "beta2"):
       value = getattr(self, name)

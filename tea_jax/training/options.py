@@ -190,7 +190,8 @@ class CheckpointOptions:
     every: steps between checkpoints; 0 for one at the end only.
     keep: latest checkpoints that stay on disk.
     asynchronous: write while training goes on; accelerators only.
-    final_policy: which weights `policy/` holds: "best" of the validation (see selection) or "last".
+    final_policy: which weights `policy/` holds: "best" of the validation (see selection; without
+      one the last) or "last".
   """
 
   every: int = 25

@@ -38,25 +38,23 @@ def test_flags_set_nested_fields():
 
 
 @pytest.mark.parametrize(
-  "flags",
+  "flags, words",
   [
-    "--advantage.name grpo --advantage.k 8",
-    "--advantage.name nonsense",
-    "--advantage.budget 2",
-    "--sampling.top-p 0.9",
-    "--sampling.temperature 0",
-    "--objective.clip-epsilon-low 0.2",
-    "--nonsense 1",
+    ("--advantage.name grpo --advantage.k 8", "'grpo' has no argument 'k'"),
+    ("--advantage.name nonsense", "nonsense"),
+    ("--advantage.budget 2", "budget"),
+    ("--sampling.top-p 0.9", "top_p=0.9 changes the sampling distribution"),
+    ("--sampling.temperature 0", "temperature=0.0 must be positive"),
+    ("--objective.clip-epsilon-low 0.2", "clip_epsilon_low=0.2"),
+    ("--nonsense 1", "--nonsense"),
   ],
 )
-def test_impossible_flags_are_refused_while_parsing(flags, capsys):
+def test_impossible_flags_are_refused_while_parsing(flags, words, capsys):
   with pytest.raises(SystemExit):
     tyro.cli(RunConfig, args=flags.split())
-  assert (
-    flags.split()[-1] in (said := capsys.readouterr().err)
-    or flags.split()[-2] in said
-    or (flags.split()[-2].rpartition(".")[-1].lstrip("-").replace("-", "_") in said)
-  )
+  # The message is wrapped into a box.
+  said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+  assert words in said
 
 
 @pytest.mark.parametrize(
@@ -73,6 +71,12 @@ def test_impossible_flags_are_refused_while_parsing(flags, capsys):
     ({"optimizer": {"micro_batch_rollouts": 24}}, "micro_batch_rollouts=24 must divide"),
     ({"optimizer": {"warmup_steps": 100}}, "warmup_steps=100 must be below steps=100"),
     ({"objective": {"clip_epsilon_high": 0.2}}, "no effect with"),
+    ({"objective": {"importance_ratio": "sequence"}}, 'ratio="sequence" has no effect with'),
+    (
+      {"objective": {"kl_placement": "reward", "kl_estimator": "k1", "kl_gradient": "trajectory"}},
+      'kl_gradient="trajectory" has no effect with kl_placement="reward"',
+    ),
+    ({"optimizer": {"final_learning_rate_ratio": 0.1}}, "ratio=0.1 has no effect with schedule"),
     ({"selection": {"top": 40}}, "between 1 and"),
     ({"reward": {"weights": [1.0, 2.0]}}, "2 entries for 1 functions"),
     ({"evaluation": {"budgets": [256]}}, r"\[256\]"),
