@@ -17,6 +17,7 @@ import numpy as np
 from tea_jax.data import EncodedPrompts, Prompt, column_names, reward_inputs
 from tea_jax.evaluation.records import RecordFolder, Records, Samples, read_records
 from tea_jax.rewards import RewardError, RewardFunction, call_reward, reward_name
+from tea_jax.rewards.failed_call import write_failed_call
 from tea_jax.rollout.engine import RolloutEngine
 
 Sampler = Callable[[Sequence[int]], Samples]
@@ -162,12 +163,15 @@ def _evaluate_part(
   try:
     scores = call_reward(reward, repeated, completions, columns, num_rollouts=num_samples)
   except RewardError as error:
+    write_failed_call(records.failed(number), repeated, completions, error)
     raise RewardError(
       f"{error} (prompts are counted from {indices.start}; the completions are kept in "
-      f"{records.unscored(number)}, and evaluating again only scores them)",
+      f"{records.unscored(number)}, and evaluating again only scores them; scores that were there "
+      f"are in {records.failed(number)})",
       name=error.name,
       row=error.row,
       values=error.values,
+      scored=error.scored,
     ) from error
   records.save(number, indices.start, ids, texts, samples, scores.reshape(len(chosen), num_samples))
 

@@ -99,6 +99,10 @@ class RecordFolder:
     """File of a part's completions while they have no rewards."""
     return self.path / f"part-{number:05d}.unscored.parquet"
 
+  def failed(self, number: int) -> pathlib.Path:
+    """File of the scores that a failing reward left of a part."""
+    return self.path / f"part-{number:05d}.failed.jsonl"
+
   def is_done(self, number: int) -> bool:
     """True if the part is there and can be read."""
     return _is_readable(self.part(number))
@@ -133,6 +137,7 @@ class RecordFolder:
     """
     _write_table(self.part(number), _table(first, ids, prompts, samples, rewards))
     self.unscored(number).unlink(missing_ok=True)
+    self.failed(number).unlink(missing_ok=True)
 
 
 def check_spec(folder: pathlib.Path, spec: Mapping[str, Any]) -> None:

@@ -52,13 +52,24 @@ class RewardError(ValueError):
     name: of the reward.
     row: index of the offending row, or None when the whole call failed.
     values: what the function returned, if it returned: nothing computed is lost.
+    scored: name -> `[n]` scores of the parts of a weighted reward that came before it; None where
+      not scored.
   """
 
-  def __init__(self, message: str, *, name: str, row: int | None = None, values: Any = None):
+  def __init__(
+    self,
+    message: str,
+    *,
+    name: str,
+    row: int | None = None,
+    values: Any = None,
+    scored: Mapping[str, Sequence[float | None]] | None = None,
+  ):
     super().__init__(message)
     self.name = name
     self.row = row
     self.values = values
+    self.scored = dict(scored or {})
 
 
 def call_reward(
@@ -200,18 +211,25 @@ class WeightedReward:
     **more_columns: Sequence[Any],
   ) -> dict[str, np.ndarray]:
     """The unweighted scores `[n]` of each reward by name, for logs; arguments of `call_reward`."""
-    return {
-      name: call_reward(
-        reward,
-        prompts,
-        completions,
-        {**(columns or {}), **more_columns},
-        name=name,
-        num_rollouts=num_rollouts,
-        context=context,
-      )
-      for name, (reward, _) in self.rewards.items()
-    }
+    scores: dict[str, np.ndarray] = {}
+    for name, (reward, _) in self.rewards.items():
+      try:
+        scores[name] = call_reward(
+          reward,
+          prompts,
+          completions,
+          {**(columns or {}), **more_columns},
+          name=name,
+          num_rollouts=num_rollouts,
+          context=context,
+        )
+      except RewardError as error:
+        error.scored = {
+          earlier: [None if np.isnan(value) else float(value) for value in values]
+          for earlier, values in scores.items()
+        } | error.scored
+        raise
+    return scores
 
   def combine(self, components: Mapping[str, np.ndarray]) -> np.ndarray:
     """The weighted sum `[n]` of `components`' result; NaN where no reward scored the row."""

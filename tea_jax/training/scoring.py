@@ -5,15 +5,14 @@ Axes: P prompts, m rollouts of each.
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tea_jax.data import EncodedPrompts, reward_inputs
-from tea_jax.files import write_text
 from tea_jax.rewards import RewardContext, RewardError, RewardFunction, WeightedReward, call_reward
+from tea_jax.rewards.failed_call import write_failed_call
 from tea_jax.rollout.types import Rollouts
 
 
@@ -71,7 +70,9 @@ class Scorer:
       else:
         total = call_reward(self.reward, rows, texts, columns, **arguments)
     except RewardError as error:
-      kept = self._keep(step, rows, texts)
+      when = "validation" if step is None else f"step_{step}"
+      kept = self.folder / f"unscored_{when}.jsonl"
+      write_failed_call(kept, rows, texts, error)
       error.args = (f"{error} The completions of this call are in {kept}.",)
       raise
     return Scores(
@@ -79,14 +80,6 @@ class Scorer:
       np.array(texts, object).reshape(shape),
       {**means, **context.metrics},
     )
-
-  def _keep(self, step: int | None, prompts: list[str], completions: list[str]) -> pathlib.Path:
-    when = "validation" if step is None else f"step_{step}"
-    path = self.folder / f"unscored_{when}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = zip(prompts, completions, strict=True)
-    write_text(path, "".join(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in lines))
-    return path
 
 
 def _mean(values: np.ndarray) -> float:

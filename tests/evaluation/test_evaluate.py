@@ -12,6 +12,7 @@ from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy
 from tea_jax.evaluation.records import Samples, read_records
 from tea_jax.rewards import RewardError
 from tea_jax.rollout.types import Rollouts
+from tea_jax.training.metrics import read_jsonl
 
 PROMPTS = [make_prompt(f"prompt {number}", {"bonus": number}) for number in range(7)]
 
@@ -93,6 +94,9 @@ def test_failing_reward_loses_no_completion(tmp_path):
     evaluate(tmp_path, sampler, fails_late, spec={})
   assert sampler.calls == [[0, 1, 2], [3, 4, 5]]
   assert pq.read_table(tmp_path / "part-00001.unscored.parquet").num_rows == 12
+  kept = read_jsonl(tmp_path / "part-00001.failed.jsonl")
+  assert [line["rewards"]["fails_late"] == "nan" for line in kept].index(True) == 6
+  assert len(kept) == 12
   fails_late.__name__ = "sum_reward"
   with pytest.raises(ValueError, match="reward: 'fails_late' -> 'sum_reward'"):
     evaluate(tmp_path)
@@ -104,6 +108,7 @@ def test_failing_reward_loses_no_completion(tmp_path):
     del repaired.name
   assert sampler.calls == [[0, 1, 2], [3, 4, 5], [6]]
   assert not list(tmp_path.glob("*.unscored.parquet"))
+  assert not list(tmp_path.glob("*.failed.jsonl"))
 
 
 def test_interruption_while_writing_leaves_no_part(tmp_path, monkeypatch):

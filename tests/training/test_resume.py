@@ -80,7 +80,9 @@ def test_a_failing_reward_keeps_completions_and_progress(tmp_path, policy):
   config = tiny.config(tmp_path / "run", steps=5, checkpoint={"every": 0})
   with pytest.raises(RewardError, match=r"returned nan for prompt 0 \(.*rollout 5"):
     tiny.run(config, policy, reward=reward)
-  assert len(read_jsonl(tmp_path / "run" / "rollouts" / "unscored_step_3.jsonl")) == 16
+  kept = read_jsonl(tmp_path / "run" / "rollouts" / "unscored_step_3.jsonl")
+  assert len(kept) == 16
+  assert [line["rewards"]["reward"] for line in kept].index("nan") == 5
   steps = []
   parts = tiny.run(config, policy, on_step=lambda step, record: steps.append(step))
   assert steps == [3, 4]
