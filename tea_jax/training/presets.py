@@ -116,7 +116,7 @@ def _paper(folder: str, **groups: object) -> RunConfig:
 PRESETS: dict[str, Preset] = {
   "quickstart": Preset("SmolLM2-135M on a laptop: TEA against GRPO in minutes", _QUICKSTART),
   "quickstart-3seeds": Preset(
-    "the quickstart with three seeds, more steps and prompts: two hours on two cores",
+    "the quickstart with three seeds, more steps and prompts: 90 minutes on two cores",
     _change(
       _QUICKSTART,
       run_folder="runs/quickstart-3seeds",
