@@ -22,6 +22,7 @@ from experiments import command, train
 from tea_jax.compilation import enable_compilation_cache
 from tea_jax.evaluation.matched_runs import BASE, MatchedRuns, run_config_of, train_matched
 from tea_jax.evaluation.report import write_report
+from tea_jax.rewards.verifiers import answer_reader
 from tea_jax.training.config import RunConfig
 from tea_jax.training.metrics import read_jsonl
 from tea_jax.training.presets import PRESETS, Preset, get_preset
@@ -100,6 +101,7 @@ def report(runs: MatchedRuns, *, minutes: float) -> pathlib.Path:
       f"{config.evaluation.num_samples}",
     },
     budgets=config.evaluation.budgets or None,
+    answer=answer_reader(config.reward.answer_pattern),
     notes=[*_training_notes(runs), f"This call took {minutes:.1f} minutes."],
   )
 

@@ -23,6 +23,7 @@ from tea_jax.evaluation.identity import evaluation_spec
 from tea_jax.evaluation.records import Records
 from tea_jax.evaluation.report import write_report
 from tea_jax.models.policy import Policy
+from tea_jax.rewards.verifiers import answer_reader
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.training import inputs
@@ -153,6 +154,7 @@ def work(arguments: list[str]) -> None:
     },
     budgets=flags.evaluation.budgets or None,
     figures=flags.figures,
+    answer=answer_reader(flags.reward.answer_pattern),
   )
   print(f"report: {report}")
 

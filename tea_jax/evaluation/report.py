@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from tea_jax.evaluation.report_tables import (
   seeds_table,
 )
 from tea_jax.files import write_text
+from tea_jax.rewards.verifiers import extract_boxed
 
 _METHODS = """\
 Intervals are 95 % percentile bootstraps over prompts ({resamples}); differences are paired by
@@ -55,6 +56,7 @@ def write_report(
   budgets: Sequence[int] | None = None,
   figures: bool = True,
   num_sample_prompts: int = 4,
+  answer: Callable[[str], str | None] = extract_boxed,
 ) -> pathlib.Path:
   """Writes report.md, results.json, per_prompt.csv and the figures into a folder.
 
@@ -68,6 +70,7 @@ def write_report(
     budgets: N of the tables; by default powers of two up to n.
     figures: False leaves them out (they need matplotlib).
     num_sample_prompts: prompts shown with completions of every method.
+    answer: reads the answer that votes in maj@k, see `accuracy_rows`.
 
   Returns:
     Path of report.md.
@@ -102,7 +105,7 @@ def write_report(
       sections += [difference_table(grouped, name), _RATES.format(name), rates_table(grouped, name)]
   if is_checkable(runs):
     header = ["method", "metric", *(f"k = {budget}" for budget in exact.budgets)]
-    rows = accuracy_rows(runs, exact.budgets)
+    rows = accuracy_rows(runs, exact.budgets, answer=answer)
     sections += ["## Correct answers, %", markdown_table(header, rows)]
   sections += ["## Rewards and lengths", rewards_table(runs)]
   if figures:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -47,6 +47,35 @@ def extract_boxed(text: str) -> str | None:
           answer = text[start + 1 : position].strip()
           break
   return answer
+
+
+def answer_reader(pattern: str = "") -> Callable[[str], str | None]:
+  r"""What reads the answer that votes out of a completion; it gives None where there is none.
+
+  Args:
+    pattern: regular expression whose last match is the answer: its first group, or all of it where
+      it has none; stripped. Empty for `\boxed{...}`.
+
+  Raises:
+    ValueError: if the pattern is not a regular expression.
+  """
+  if not pattern:
+    return extract_boxed
+  compiled = compile_pattern(pattern)
+
+  def read(text: str) -> str | None:
+    found = [match[1 if compiled.groups else 0] for match in compiled.finditer(text)]
+    return found[-1].strip() if found and found[-1] is not None else None
+
+  return read
+
+
+def compile_pattern(pattern: str, flags: int = 0) -> re.Pattern[str]:
+  """`re.compile` whose error says which pattern."""
+  try:
+    return re.compile(pattern, flags)
+  except re.error as error:
+    raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}") from error
 
 
 class BoxedMathReward:
@@ -156,10 +185,7 @@ def regex_reward(
 
   Patterns with nested repeats can take exponential time in Python's engine; keep them simple.
   """
-  try:
-    compiled = re.compile(pattern, re.DOTALL | (re.IGNORECASE if ignore_case else 0))
-  except re.error as error:
-    raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+  compiled = compile_pattern(pattern, re.DOTALL | (re.IGNORECASE if ignore_case else 0))
 
   def regex(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
     found = [

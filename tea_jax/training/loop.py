@@ -25,6 +25,7 @@ from tea_jax.data import PromptIterator
 from tea_jax.host_memory import return_free_memory
 from tea_jax.models.policy import Policy
 from tea_jax.rewards import RewardError, RewardFunction
+from tea_jax.rewards.verifiers import answer_reader
 from tea_jax.rollout.types import Rollouts
 from tea_jax.training import inputs
 from tea_jax.training.advantage_step import AdvantageStep, rewards_for_rule
@@ -152,7 +153,8 @@ class Run:
     self.iterator = PromptIterator(
       len(self.prompts), batch_size=config.data.prompts_per_step, key=self._key(_DATA)
     )
-    self.advantages = AdvantageStep(self.rule)
+    reader = answer_reader(config.reward.answer_pattern)
+    self.advantages = AdvantageStep(self.rule, answer=reader)
     self.reference = self.policy.params if config.objective.needs_reference else None
     trainable, self.frozen = self.learner.start(
       self.policy.params, self._key(_ADAPTERS), borrowed=policy is not None or bool(self.reference)

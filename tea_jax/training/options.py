@@ -10,6 +10,8 @@ import json
 import typing
 from typing import Any, Literal
 
+from tea_jax.rewards.verifiers import answer_reader
+
 _PROJECTIONS = ("query", "key", "value", "output", "gate", "up", "down")
 
 
@@ -119,14 +121,18 @@ class RewardOptions:
       folder of a reward model.
     weights: one a function; empty for all 1.
     options: JSON object of factory arguments by function, e.g. '{"regex": {"pattern": "42"}}'.
+    answer_pattern: regular expression of the answer that votes (cat_majority, maj@k): the first
+      group of its last match, e.g. '#### (.+)'; empty for \\boxed{...}.
   """
 
   functions: tuple[str, ...] = ("lexicon",)
   weights: tuple[float, ...] = ()
   options: str = "{}"
+  answer_pattern: str = ""
 
   def __post_init__(self) -> None:
     check_choices(self)
+    answer_reader(self.answer_pattern)
     require(len(self.functions) > 0, "reward.functions is empty; name at least one reward.")
     try:
       options = json.loads(self.options)

@@ -5,6 +5,7 @@ import numpy as np
 from tea_jax.evaluation.answers import accuracy_rows, is_checkable
 from tea_jax.evaluation.records import Records, Samples
 from tea_jax.evaluation.report import write_report
+from tea_jax.rewards.verifiers import answer_reader
 
 
 def records(texts, rewards):
@@ -44,3 +45,14 @@ def test_report_of_checkable_answers_has_their_table(tmp_path):
   text = write_report(tmp_path, RUNS, baselines=(), title="T", figures=False).read_text()
   assert "## Correct answers" in text
   assert "| base | maj@k | 25.0" in text
+
+
+def test_report_reads_answers_by_a_pattern(tmp_path):
+  texts = [["#### 4", "#### 5", "#### 4"], ["#### 1", "#### 2", "#### 2"]]
+  runs = {"base": [records(texts, [[1, 0, 1], [1, 0, 0]])]}
+  options = {"baselines": (), "title": "T", "figures": False}
+  assert "maj@k" not in write_report(tmp_path, runs, **options).read_text()
+  text = write_report(
+    tmp_path, runs, budgets=[3], answer=answer_reader("#### (.+)"), **options
+  ).read_text()
+  assert "| base | maj@k | 50.0" in text

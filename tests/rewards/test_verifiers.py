@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tea_jax.rewards import RewardError, call_reward, make_reward
-from tea_jax.rewards.verifiers import extract_boxed
+from tea_jax.rewards.verifiers import answer_reader, extract_boxed
 from tea_jax.rewards.worker_pool import WorkerPool
 
 
@@ -27,6 +27,26 @@ from tea_jax.rewards.worker_pool import WorkerPool
 )
 def test_last_complete_box_is_extracted(text, answer):
   assert extract_boxed(text) == answer
+
+
+@pytest.mark.parametrize(
+  "pattern, text, answer",
+  [
+    (r"#### (.+)", "2 + 2 = 4\n#### 4 \nDone", "4"),
+    (r"#### (.+)", "#### 1\n#### 2", "2"),
+    (r"\b[A-D]\b", "B or rather C.", "C"),
+    (r"#### (.+)", "no answer", None),
+    (r"(x)|y", "y", None),
+    ("", r"\boxed{7}", "7"),
+  ],
+)
+def test_the_last_match_of_a_pattern_is_the_answer(pattern, text, answer):
+  assert answer_reader(pattern)(text) == answer
+
+
+def test_a_pattern_that_is_none_is_named():
+  with pytest.raises(ValueError, match=r"'\(' is not a regular expression"):
+    answer_reader("(")
 
 
 @pytest.fixture(scope="module")

@@ -78,6 +78,7 @@ def test_impossible_flags_are_refused_while_parsing(flags, words, capsys):
     ),
     ({"optimizer": {"final_learning_rate_ratio": 0.1}}, "ratio=0.1 has no effect with schedule"),
     ({"selection": {"top": 40}}, "between 1 and"),
+    ({"reward": {"answer_pattern": "("}}, r"'\(' is not a regular expression"),
     ({"reward": {"weights": [1.0, 2.0]}}, "2 entries for 1 functions"),
     ({"evaluation": {"budgets": [256]}}, r"\[256\]"),
     ({"model": {"lora_alpha": 8.0}}, "lora_rank=0"),

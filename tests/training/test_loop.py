@@ -110,6 +110,21 @@ def test_unscored_rollouts_get_no_advantage(tmp_path, policy):
   assert result.metrics[0]["reward/scored_frac"] == 15 / 16
 
 
+@pytest.mark.parametrize("pattern, read", [("", False), (r"(\S)", True)])
+def test_answers_that_vote_are_read_by_the_pattern(tmp_path, policy, pattern, read):
+  def reward(prompts, completions):
+    return [float(len(text) % 2) for text in completions]
+
+  config = tiny.config(
+    tmp_path / "run",
+    steps=1,
+    advantage={"name": "cat_majority", "budget": 8},
+    reward={"answer_pattern": pattern},
+  )
+  result = tiny.run(config, policy, reward=reward)
+  assert (result.metrics[0]["answers/read_frac"] > 0) == read
+
+
 def test_selection_keeps_the_best_weights(tmp_path, policy):
   config = tiny.config(tmp_path / "run", steps=6, selection={"every": 2})
   result = tiny.run(config, policy, rule=grpo())
