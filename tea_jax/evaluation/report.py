@@ -96,7 +96,7 @@ def write_report(
   for name in baselines:
     sections += [f"## Paired difference to {name}", difference_table(exact, name)]
     sections += [_RATES.format(name), rates_table(exact, name)]
-    if _num_runs(exact) > 1:
+    if any(len(values) > 1 for method, values in exact.values.items() if method != name):
       sections += [f"Each run's difference to {name}:", seeds_table(exact, name)]
   if dividing:
     grouped = compare_runs(runs, budgets=dividing, method="grouped")
@@ -144,10 +144,6 @@ def _headline(comparison: Comparison, baseline: str) -> str:
       over = comparison.difference_over_seeds(name, baseline)[-1]
       lines[-1] += f" Over runs, bo{comparison.budgets[-1]}: [{over.low:+.3f}, {over.high:+.3f}]."
   return "\n".join(lines)
-
-
-def _num_runs(comparison: Comparison) -> int:
-  return max(len(values) for values in comparison.values.values())
 
 
 def _draw(

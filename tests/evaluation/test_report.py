@@ -132,6 +132,9 @@ def test_runs_are_shown_one_by_one_with_an_interval_over_them(runs, tmp_path):
   assert f"| {best[1]:+.3f} |\n| tea, mean |" in text
   assert f"Over runs, bo16: [{by_seed['low'][-1]:+.3f}, {by_seed['high'][-1]:+.3f}]." in text
   assert "| base, 1 |" not in text
+  pooled = {"base": runs["base"], "grpo": runs["grpo"]}
+  text = write_report(tmp_path, pooled, baselines=("grpo",), title="T", figures=False).read_text()
+  assert "Each run" not in text
   single = {name: group[:1] for name, group in runs.items()}
   text = write_report(tmp_path, single, baselines=("grpo",), title="T", figures=False).read_text()
   assert "Each run" not in text
