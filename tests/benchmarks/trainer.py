@@ -1,8 +1,9 @@
 """A whole training step of SmolLM2-135M against TRL's GRPOTrainer: rollouts, rewards, update.
 
 The quickstart's model, prompts, group, lengths, reward and learning rate on both sides; GRPO
-without KL, float32; TRL without recomputation, tea_jax with the preset's. Each side is a process of its own, one after the other, with
-all processors; the first two steps (compilation, allocation) are left out.
+without KL, float32; TRL without recomputation, tea_jax with the preset's. Each side is a process of
+its own, one after the other, with all processors; the first two steps (compilation, allocation) are
+left out.
 Needs `pip install trl torch==2.13.0` besides the test extra:
 
   python -m tests.benchmarks.trainer --steps 7
