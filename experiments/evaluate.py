@@ -95,7 +95,10 @@ def evaluate(label: str, policy: Policy, flags: Flags, splits: inputs.Splits, re
   names = ("temperature", "top_k", "top_p", "min_p", "max_completion_length")
   sampling = {name: getattr(flags.sampling, name) for name in names}
   engine = RolloutEngine(
-    policy, SamplingConfig(**sampling), smallest_prompt=max(map(len, prompts.tokens))
+    policy,
+    SamplingConfig(**sampling),
+    smallest_prompt=max(map(len, prompts.tokens)),
+    mesh=inputs.run_mesh(RunConfig(mesh=flags.mesh)),
   )
   sampler = engine_sampler(
     engine,

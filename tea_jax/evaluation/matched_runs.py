@@ -130,7 +130,7 @@ def evaluate_parameters(
   prompts_per_call = max(config.data.prompts_per_step, enough)
   longest = max(len(tokens) for tokens in prompts.tokens)
   sampler = engine_sampler(
-    make_learner(policy, config, prompt_length=longest).engine,
+    make_learner(policy, config, prompt_length=longest, mesh=inputs.run_mesh(config)).engine,
     params,
     prompts,
     key=jax.random.key(options.seed),

@@ -70,7 +70,7 @@ def policy_study(
   longest = max(map(len, prompts.tokens))
   reward = reward or inputs.make_run_reward(config)
   pools = sample_pools(
-    RolloutEngine(policy, sampling, smallest_prompt=longest),
+    RolloutEngine(policy, sampling, smallest_prompt=longest, mesh=inputs.run_mesh(config)),
     policy.params,
     prompts,
     reward,

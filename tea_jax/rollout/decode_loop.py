@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from tea_jax.models.attention import AttentionKind
@@ -42,6 +43,7 @@ class DecodeProgram:
     config, dtype, attention: of the policy.
     sampling: how to sample; stop strings and the maximum length play no part here.
     stop_tokens: ids that end a row.
+    rows: sharding of the rows over devices; None leaves it to the compiler.
   """
 
   config: ModelConfig
@@ -49,6 +51,7 @@ class DecodeProgram:
   attention: AttentionKind
   sampling: SamplingConfig
   stop_tokens: tuple[int, ...]
+  rows: NamedSharding | None = None
 
   def start(
     self,
@@ -65,6 +68,8 @@ class DecodeProgram:
     length: int,
   ) -> tuple[DecodeState, Cache, Float[Array, "T_c R 2"]]:
     """Prefills, draws every uniform of the batch, and samples the first tokens."""
+    if self.rows is not None and tokens.shape[0] % self.rows.mesh.shape["data"] == 0:
+      tokens = jax.lax.with_sharding_constraint(tokens, self.rows)
     filled = prefill(
       self.config, params, tokens, lengths, dtype=self.dtype, attention=self.attention
     )
@@ -88,7 +93,7 @@ class DecodeProgram:
     )
     first = jnp.repeat(logits(self.config, weights, filled.hidden), rollouts, axis=0)
     drawn = sample(first, uniforms[0], self.sampling, seen)
-    return self._record(state, drawn), filled.cache, uniforms
+    return self._spread(self._record(state, drawn)), filled.cache, uniforms
 
   def advance(
     self,
@@ -112,9 +117,16 @@ class DecodeProgram:
       drawn = sample(
         logits(self.config, weights, hidden), uniforms[state.step], self.sampling, state.seen
       )
-      return self._record(state._replace(cache=cache), drawn)
+      return self._spread(self._record(state._replace(cache=cache), drawn))
 
-    return jax.lax.while_loop(unfinished, grow, state)
+    return jax.lax.while_loop(unfinished, grow, self._spread(state))
+
+  def _spread(self, state: DecodeState) -> DecodeState:
+    """The state with its rows, the leading axis of everything but `step`, on their devices."""
+    if self.rows is None:
+      return state
+    place = functools.partial(jax.lax.with_sharding_constraint, shardings=self.rows)
+    return jax.tree.map(place, state._replace(step=None))._replace(step=state.step)
 
   def _record(self, state: DecodeState, drawn: Sample) -> DecodeState:
     """Writes the drawn tokens of rows that go on, and ends those that drew a stop token."""

@@ -14,7 +14,9 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from tea_jax.models.causal_lm import Params
@@ -46,6 +48,8 @@ class RolloutEngine:
     segment: tokens between two looks of the host, when stop strings or callbacks need them.
     smallest_prompt: prompts are padded to at least this width; the longest prompt of a data set
       gives all its batches one compiled shape.
+    mesh: of the parameters' devices. Each copy of the model (`data`) decodes its share of the rows
+      where they divide; devices that share a copy work on the same rows.
   """
 
   def __init__(
@@ -57,6 +61,7 @@ class RolloutEngine:
     memory: int = DEFAULT_MEMORY,
     segment: int = _SEGMENT,
     smallest_prompt: int = _SMALLEST_PROMPT,
+    mesh: jax.sharding.Mesh | None = None,
   ):
     config = policy.config
     if max_rows is not None and max_rows < 1:
@@ -74,15 +79,14 @@ class RolloutEngine:
     self.policy, self.sampling = policy, sampling
     self.stop_tokens = tuple(stop_tokens)
     self.max_rows, self.memory, self.segment = max_rows, memory, segment
-    self.smallest_prompt = smallest_prompt
-    program = DecodeProgram(
+    self.smallest_prompt, self.mesh = smallest_prompt, mesh
+    self._program = DecodeProgram(
       config,
       policy.dtype,
       policy.attention,
       dataclasses.replace(sampling, stop_strings=(), max_completion_length=1),
       self.stop_tokens,
     )
-    self._start, self._advance = compiled(program)
 
   def generate(
     self,
@@ -209,6 +213,13 @@ class RolloutEngine:
       for left in range(0, num_rollouts, width)
     ]
 
+  def _compiled(self, rows: int) -> tuple[Callable, Callable]:
+    """Of the decode program for so many rows."""
+    program = self._program
+    if self.mesh is not None and rows % self.mesh.shape["data"] == 0:
+      program = dataclasses.replace(program, rows=NamedSharding(self.mesh, PartitionSpec("data")))
+    return compiled(program)
+
   def _generate_batch(
     self,
     params: Params,
@@ -229,8 +240,9 @@ class RolloutEngine:
     )
     active = np.repeat(np.arange(len(tokens)) < prompts, rollouts)
     width = self._prompt_bucket(int(lengths.max()))
+    start, advance = self._compiled(len(active))
     limit = self.sampling.max_completion_length
-    state, cache, uniforms = self._start(
+    state, cache, uniforms = start(
       params,
       weights,
       tokens[:, :width],
@@ -253,7 +265,7 @@ class RolloutEngine:
       if step >= limit or bool(np.all(state.done)):
         break
       until = min(step + stride, limit)
-      state = self._advance(weights, state, lengths, cache, uniforms, np.int32(until))
+      state = advance(weights, state, lengths, cache, uniforms, np.int32(until))
       step = until
     kept = {
       "completion_tokens": state.tokens,

@@ -161,7 +161,7 @@ def _build(policy, sampling, lora, objective, optimizer, prompt_length, mesh) ->
   return Learner(
     policy=policy,
     lora=lora,
-    engine=RolloutEngine(policy, sampling, smallest_prompt=prompt_length),
+    engine=RolloutEngine(policy, sampling, smallest_prompt=prompt_length, mesh=mesh),
     update=make_update(
       policy_logprobs,
       objective,

@@ -92,6 +92,8 @@ def estimate_memory(
   height = bucket(min(height, prompts))
   cache = row_bytes(model, decoded, item_size=item) * height * part
   cache += prompt_bytes(model, prompt, item_size=item) * height
+  if height * part % copies == 0:
+    cache //= copies
   rollout = {"decoding weights": item * total // split, "caches and logits": cache}
 
   micro = config.optimizer.micro_batch_rollouts or prompts * group

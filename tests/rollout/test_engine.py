@@ -211,8 +211,9 @@ def test_ragged_batches_compile_each_bucket_once():
     width = max(len(prompt) for prompt in prompts)
     buckets.add((bucket(len(prompts)), bucket(width, smallest=16)))
   assert len(buckets) > 3
-  assert engine._start._cache_size() == len(buckets)
-  assert engine._advance._cache_size() == len(buckets)
+  start, advance = engine._compiled(2)
+  assert start._cache_size() == len(buckets)
+  assert advance._cache_size() == len(buckets)
 
 
 @pytest.mark.parametrize(

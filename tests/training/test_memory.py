@@ -41,6 +41,13 @@ def test_sharding_divides_the_weights(tmp_path, axis):
   assert split.always["parameters"] == _estimate(tmp_path).always["parameters"] // 4
 
 
+def test_copies_of_the_model_share_the_caches(tmp_path):
+  one = _estimate(tmp_path).rollout["caches and logits"]
+  assert _estimate(tmp_path, num_devices=4).rollout["caches and logits"] == one // 4
+  tensor = _estimate(tmp_path, mesh={"tensor": 4}, num_devices=4)
+  assert tensor.rollout["caches and logits"] == one
+
+
 def test_recomputation_saves_activations(tmp_path):
   none, dots, full = (
     _estimate(tmp_path, model={"remat": remat}).update["activations"]
