@@ -164,15 +164,13 @@ def _evaluate_part(
     scores = call_reward(reward, repeated, completions, columns, num_rollouts=num_samples)
   except RewardError as error:
     write_failed_call(records.failed(number), repeated, completions, error)
-    raise RewardError(
+    message = (
       f"{error} (prompts are counted from {indices.start}; the completions are kept in "
       f"{records.unscored(number)}, and evaluating again only scores them; scores that were there "
-      f"are in {records.failed(number)})",
-      name=error.name,
-      row=error.row,
-      values=error.values,
-      scored=error.scored,
-    ) from error
+      f"are in {records.failed(number)})"
+    )
+    error.args = (message,)
+    raise
   records.save(number, indices.start, ids, texts, samples, scores.reshape(len(chosen), num_samples))
 
 

@@ -56,20 +56,12 @@ class RewardError(ValueError):
       not scored.
   """
 
-  def __init__(
-    self,
-    message: str,
-    *,
-    name: str,
-    row: int | None = None,
-    values: Any = None,
-    scored: Mapping[str, Sequence[float | None]] | None = None,
-  ):
+  def __init__(self, message: str, *, name: str, row: int | None = None, values: Any = None):
     super().__init__(message)
     self.name = name
     self.row = row
     self.values = values
-    self.scored = dict(scored or {})
+    self.scored: dict[str, Sequence[float | None]] = {}
 
 
 def call_reward(
