@@ -96,8 +96,8 @@ def write_report(
   for name in baselines:
     sections += [f"## Paired difference to {name}", difference_table(exact, name)]
     sections += [_RATES.format(name), rates_table(exact, name)]
-    if any(len(values) > 1 for method, values in exact.values.items() if method != name):
-      sections += [f"Each run's difference to {name}:", seeds_table(exact, name)]
+    if by_seed := seeds_table(exact, name):
+      sections += [f"Each run's difference to {name}:", by_seed]
   if dividing:
     grouped = compare_runs(runs, budgets=dividing, method="grouped")
     sections += ["## Best-of-N reward (grouped, as in the papers)", frontier_table(grouped)]

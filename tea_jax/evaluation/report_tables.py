@@ -36,7 +36,10 @@ def difference_table(comparison: Comparison, baseline: str) -> str:
 
 
 def seeds_table(comparison: Comparison, baseline: str) -> str:
-  """Paired differences of each trained run, and their mean with its interval over runs."""
+  """Paired differences of each trained run, and their mean with its interval over runs.
+
+  Empty if no method but the baseline has several runs.
+  """
   header = ["run", *(f"bo{budget}" for budget in comparison.budgets)]
   rows = []
   for name, values in comparison.values.items():
@@ -46,7 +49,7 @@ def seeds_table(comparison: Comparison, baseline: str) -> str:
     rows += [[f"{name}, {s + 1}", *(f"{v:+.3f}" for v in run)] for s, run in enumerate(runs)]
     mean = comparison.difference_over_seeds(name, baseline)
     rows.append([f"{name}, mean", *(_cell(mean[k]) for k in range(len(comparison.budgets)))])
-  return markdown_table(header, rows)
+  return markdown_table(header, rows) if rows else ""
 
 
 def rates_table(comparison: Comparison, baseline: str) -> str:
