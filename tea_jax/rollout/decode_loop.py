@@ -117,7 +117,7 @@ class DecodeProgram:
       drawn = sample(
         logits(self.config, weights, hidden), uniforms[state.step], self.sampling, state.seen
       )
-      return self._spread(self._record(state._replace(cache=cache), drawn))
+      return self._record(state._replace(cache=cache), drawn)
 
     return jax.lax.while_loop(unfinished, grow, self._spread(state))
 
