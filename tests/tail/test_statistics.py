@@ -236,3 +236,11 @@ def test_shapes_without_a_group_are_refused():
     tail_vector(jnp.zeros((3, 0)), 0.25)
   with pytest.raises(ValueError, match="scale_floor=0"):
     tail_vector(jnp.zeros(4), 0.25, scale_floor=0)
+
+
+@pytest.mark.parametrize(
+  "num_rollouts, tail_fraction, count",
+  [(30, 0.1, 3), (31, 0.1, 4), (1, 0.25, 1), (6, 0.25, 2), (8, 0.25, 2), (9, 0.25, 3), (5, 0.5, 3)],
+)
+def test_the_count_of_the_tail_is_rounded_up(num_rollouts, tail_fraction, count):
+  assert tail_count(num_rollouts, tail_fraction) == count
