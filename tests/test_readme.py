@@ -1,6 +1,8 @@
-"""The README's commands parse, its examples run, its files exist."""
+"""The README's commands parse, its examples run, its files exist, its tables say what they say."""
 
+import csv
 import importlib
+import json
 import os
 import pathlib
 import re
@@ -10,6 +12,8 @@ import sys
 
 import numpy as np
 import pytest
+
+from tea_jax.evaluation.bootstrap import seed_interval
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -78,3 +82,30 @@ def test_every_flag_of_a_command_exists(command):
 @pytest.mark.parametrize("target", re.findall(r"!\[[^]]*\]\(([^)]+)\)", TEXT))
 def test_pictures_exist(target):
   assert (ROOT / target).is_file()
+
+
+def test_claim_follows_from_the_stored_runs():
+  runs, results = [], ROOT / "experiments/results/quickstart-3seeds"
+  for name in ("six_seeds", "two_cores"):
+    stored = json.loads((results / f"{name}.json").read_text())
+    runs += stored["difference_by_seed"]["grpo"]["tea"]["seeds"]
+  columns = np.asarray(runs)[:, [stored["budgets"].index(n) for n in (1, 8, 64, 128)]]
+  columns = np.column_stack([columns, columns[:, -1] - columns[:, 0]])
+  mean = seed_interval(columns)
+  said = re.search(r"\| mean of the nine \|(.*)", TEXT)
+  assert said
+  assert columns.shape == (9, 5)
+  numbers = [float(number) for number in re.findall(r"[+-]\d\.\d\d", said[1])]
+  expected = np.column_stack([mean.estimate, mean.low, mean.high]).ravel()
+  np.testing.assert_allclose(numbers, expected, atol=0.005001)
+
+
+def test_alignment_table_is_the_stored_study():
+  table = TEXT.split("--preset quickstart --num-seeds 5 --memory-gb 9")[1].split("TEA stands")[0]
+  rows = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+  said = {row[0]: row[1:] for row in rows if len(row) == 7}
+  with open(ROOT / "experiments/results/oracle_alignment_smollm2/alignment.csv") as file:
+    for _, size, rule, mean, error, _ in list(csv.reader(file))[1:]:
+      cell = said[rule][(8, 16, 32, 64, 128, 256).index(int(size))]
+      numbers = [float(number) for number in re.findall(r"-?\d\.\d{3}", cell)]
+      np.testing.assert_allclose(numbers, [float(mean), float(error)], atol=0.000501)
