@@ -84,6 +84,31 @@ def test_pictures_exist(target):
   assert (ROOT / target).is_file()
 
 
+def test_quickstart_figures_are_the_stored_runs():
+  table = TEXT.split("| policy | best of 1 |")[1].split("GRPO has the better")[0]
+  results = ROOT / "experiments/results/quickstart"
+  stored = json.loads((results / "results.json").read_text())
+  columns = [stored["budgets"].index(n) for n in (1, 8, 64, 128)]
+  for policy in ("base", "tea", "grpo"):
+    said = re.search(rf"\| {policy} \|(.*)", table)
+    assert said
+    numbers = [float(number) for number in re.findall(r"(?<![-+.\d])\d+\.\d\d", said[1])]
+    expected = np.asarray(stored["frontier"][policy]["estimate"])[columns]
+    np.testing.assert_allclose(numbers, expected, atol=0.005001)
+  paired = stored["difference"]["grpo"]["tea"]
+  numbers = [float(number) for number in re.findall(r"[+-]\d\.\d\d", table)]
+  expected = [paired[key][columns[-1]] for key in ("estimate", "low", "high")]
+  np.testing.assert_allclose(numbers, expected, atol=0.005001)
+
+  other = json.loads((results / "older_cores.json").read_text())
+  said = re.search(
+    r"another processor ([\d.]+), ([\d.]+) \(tea\) and ([\d.]+), ([\d.]+) \(grpo\)", TEXT
+  )
+  assert said
+  expected = [other["frontier"][p]["estimate"][n] for p in ("tea", "grpo") for n in (0, -1)]
+  np.testing.assert_allclose([float(number) for number in said.groups()], expected, atol=0.005001)
+
+
 def test_claim_follows_from_the_stored_runs():
   runs, results = [], ROOT / "experiments/results/quickstart-3seeds"
   for name in ("six_seeds", "two_cores"):

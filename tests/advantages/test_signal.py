@@ -44,3 +44,17 @@ def test_only_the_tail_rule_sees_a_widening(signals):
 def test_the_mean_is_the_less_noisy_way_to_shift(signals):
   """Why GRPO travels further where nothing but a shift is needed."""
   assert signals["grpo"]["shift"][1] > 2.5 * signals["tea"]["shift"][1]
+
+
+def test_a_wider_tail_is_less_noisy_in_both_directions():
+  """On Gaussian rewards, where no tail fraction is biased by the shape."""
+  rewards = jax.random.normal(jax.random.key(1), (4000, NUM_ROLLOUTS))
+  ratios = []
+  for tail_fraction in (0.125, 0.25, 0.5):
+    rule = make_advantage("tea", budget=BUDGET, tail_fraction=tail_fraction)
+    advantages = np.asarray(jax.jit(rule)(rewards))
+    estimates = [
+      (advantages * s).mean(1) for s in (np.asarray(rewards), np.asarray(rewards) ** 2 - 1)
+    ]
+    ratios.append([e.mean() / e.std() for e in estimates])
+  np.testing.assert_allclose(ratios, [[1.05, 0.72], [1.30, 0.85], [1.62, 0.98]], atol=0.06)
