@@ -125,6 +125,28 @@ def test_claim_follows_from_the_stored_runs():
   np.testing.assert_allclose(numbers, expected, atol=0.005001)
 
 
+def test_tail_fractions_are_the_stored_runs():
+  results = ROOT / "experiments/results/quickstart-3seeds"
+  stored = json.loads((results / "tail_fractions.json").read_text())
+  columns = [stored["budgets"].index(n) for n in (1, 8, 64, 128)]
+  for shown, policy in (("1/8", "tea_0.125"), ("1/2", "tea_0.5")):
+    said = re.search(rf"\| {shown} \|(.*)\|.*\|", TEXT)
+    assert said
+    numbers = [float(number) for number in re.findall(r"\d+\.\d\d", said[1])]
+    expected = np.asarray(stored["frontier"][policy]["estimate"])[columns]
+    np.testing.assert_allclose(numbers, expected, atol=0.005001)
+  paired = stored["difference"]["tea_0.125"]["tea_0.5"]
+  said = re.search(r"difference at 128 is (\S+) \[(\S+), (\S+)\] over prompts", TEXT)
+  assert said
+  expected = [paired[key][-1] for key in ("estimate", "low", "high")]
+  np.testing.assert_allclose([float(number) for number in said.groups()], expected, atol=0.005001)
+  rows = list(csv.DictReader((results / "per_prompt.csv").open()))[: stored["num_prompts"]]
+  said = re.search(r"H200 runs gave (\S+) \(grpo\) and (\S+) \(tea, 1/4\)", TEXT)
+  assert said
+  expected = [np.mean([float(row[f"{rule} bo128"]) for row in rows]) for rule in ("grpo", "tea")]
+  np.testing.assert_allclose([float(number) for number in said.groups()], expected, atol=0.005001)
+
+
 def test_alignment_table_is_the_stored_study():
   table = TEXT.split("--preset quickstart --num-seeds 5 --memory-gb 9")[1].split("TEA stands")[0]
   rows = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in table.splitlines()]
