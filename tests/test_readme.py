@@ -84,67 +84,62 @@ def test_pictures_exist(target):
   assert (ROOT / target).is_file()
 
 
+def stored(name):
+  return json.loads((ROOT / "experiments/results" / f"{name}.json").read_text())
+
+
+def at_budgets(results, values):
+  """The columns of the README's tables: best of 1, 8, 64 and 128."""
+  return np.asarray(values)[..., [results["budgets"].index(n) for n in (1, 8, 64, 128)]]
+
+
+def says(pattern, expected, text=None):
+  """The numbers with two decimals in the first group of the pattern are the expected ones."""
+  said = re.search(pattern, text or TEXT)
+  assert said
+  numbers = [float(found) for found in re.findall(r"[-+]?\d+\.\d\d", said[1])]
+  np.testing.assert_allclose(numbers, np.ravel(expected), atol=0.005001)
+
+
+def paired_at_128(results, baseline, policy):
+  paired = results["difference"][baseline][policy]
+  return [at_budgets(results, paired[key])[-1] for key in ("estimate", "low", "high")]
+
+
 def test_quickstart_figures_are_the_stored_runs():
   table = TEXT.split("| policy | best of 1 |")[1].split("GRPO has the better")[0]
-  results = ROOT / "experiments/results/quickstart"
-  stored = json.loads((results / "results.json").read_text())
-  columns = [stored["budgets"].index(n) for n in (1, 8, 64, 128)]
+  results, other = stored("quickstart/results"), stored("quickstart/older_cores")
   for policy in ("base", "tea", "grpo"):
-    said = re.search(rf"\| {policy} \|(.*)", table)
-    assert said
-    numbers = [float(number) for number in re.findall(r"(?<![-+.\d])\d+\.\d\d", said[1])]
-    expected = np.asarray(stored["frontier"][policy]["estimate"])[columns]
-    np.testing.assert_allclose(numbers, expected, atol=0.005001)
-  paired = stored["difference"]["grpo"]["tea"]
-  numbers = [float(number) for number in re.findall(r"[+-]\d\.\d\d", table)]
-  expected = [paired[key][columns[-1]] for key in ("estimate", "low", "high")]
-  np.testing.assert_allclose(numbers, expected, atol=0.005001)
-
-  other = json.loads((results / "older_cores.json").read_text())
-  said = re.search(
-    r"another processor ([\d.]+), ([\d.]+) \(tea\) and ([\d.]+), ([\d.]+) \(grpo\)", TEXT
-  )
-  assert said
-  expected = [other["frontier"][p]["estimate"][n] for p in ("tea", "grpo") for n in (0, -1)]
-  np.testing.assert_allclose([float(number) for number in said.groups()], expected, atol=0.005001)
+    expected = at_budgets(results, results["frontier"][policy]["estimate"])
+    says(rf"\| {policy} ((?:\| [\d.]+ ){{4}})", expected, table)
+  says(r"\| ([^|]+\[.*\]) \|", paired_at_128(results, "grpo", "tea"), table)
+  ends = [at_budgets(other, other["frontier"][p]["estimate"])[[0, -1]] for p in ("tea", "grpo")]
+  says(r"another processor (.*\(tea\) and .*\(grpo\))", ends)
 
 
 def test_claim_follows_from_the_stored_runs():
-  runs, results = [], ROOT / "experiments/results/quickstart-3seeds"
+  runs = []
   for name in ("six_seeds", "two_cores"):
-    stored = json.loads((results / f"{name}.json").read_text())
-    runs += stored["difference_by_seed"]["grpo"]["tea"]["seeds"]
-  columns = np.asarray(runs)[:, [stored["budgets"].index(n) for n in (1, 8, 64, 128)]]
+    results = stored(f"quickstart-3seeds/{name}")
+    runs += list(at_budgets(results, results["difference_by_seed"]["grpo"]["tea"]["seeds"]))
+  columns = np.asarray(runs)
   columns = np.column_stack([columns, columns[:, -1] - columns[:, 0]])
-  mean = seed_interval(columns)
-  said = re.search(r"\| mean of the nine \|(.*)", TEXT)
-  assert said
   assert columns.shape == (9, 5)
-  numbers = [float(number) for number in re.findall(r"[+-]\d\.\d\d", said[1])]
-  expected = np.column_stack([mean.estimate, mean.low, mean.high]).ravel()
-  np.testing.assert_allclose(numbers, expected, atol=0.005001)
+  mean = seed_interval(columns)
+  expected = np.column_stack([mean.estimate, mean.low, mean.high])
+  says(r"\| mean of the nine \|(.*)", expected)
 
 
 def test_tail_fractions_are_the_stored_runs():
-  results = ROOT / "experiments/results/quickstart-3seeds"
-  stored = json.loads((results / "tail_fractions.json").read_text())
-  columns = [stored["budgets"].index(n) for n in (1, 8, 64, 128)]
+  results = stored("quickstart-3seeds/tail_fractions")
   for shown, policy in (("1/8", "tea_0.125"), ("1/2", "tea_0.5")):
-    said = re.search(rf"\| {shown} \|(.*)\|.*\|", TEXT)
-    assert said
-    numbers = [float(number) for number in re.findall(r"\d+\.\d\d", said[1])]
-    expected = np.asarray(stored["frontier"][policy]["estimate"])[columns]
-    np.testing.assert_allclose(numbers, expected, atol=0.005001)
-  paired = stored["difference"]["tea_0.125"]["tea_0.5"]
-  said = re.search(r"difference at 128 is (\S+) \[(\S+), (\S+)\] over prompts", TEXT)
-  assert said
-  expected = [paired[key][-1] for key in ("estimate", "low", "high")]
-  np.testing.assert_allclose([float(number) for number in said.groups()], expected, atol=0.005001)
-  rows = list(csv.DictReader((results / "per_prompt.csv").open()))[: stored["num_prompts"]]
-  said = re.search(r"H200 runs gave (\S+) \(grpo\) and (\S+) \(tea, 1/4\)", TEXT)
-  assert said
+    expected = at_budgets(results, results["frontier"][policy]["estimate"])
+    says(rf"\| {shown} \|(.*)\|.*\|", expected)
+  says(r"difference at 128 is (.*) over prompts", paired_at_128(results, "tea_0.125", "tea_0.5"))
+  with open(ROOT / "experiments/results/quickstart-3seeds/per_prompt.csv") as file:
+    rows = list(csv.DictReader(file))[: results["num_prompts"]]
   expected = [np.mean([float(row[f"{rule} bo128"]) for row in rows]) for rule in ("grpo", "tea")]
-  np.testing.assert_allclose([float(number) for number in said.groups()], expected, atol=0.005001)
+  says(r"H200 runs gave (.*\(grpo\) and .*\(tea, 1/4\))", expected)
 
 
 def test_alignment_table_is_the_stored_study():

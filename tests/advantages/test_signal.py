@@ -14,16 +14,21 @@ from tea_jax.evaluation import best_of_n_exact
 NUM_ROLLOUTS, BUDGET = 32, 128
 
 
+def signal(rewards, name, **options):
+  """`direction -> (mean of the groups' gradients, mean over standard deviation)`."""
+  advantages = np.asarray(jax.jit(make_advantage(name, **options))(rewards))
+  scores = {"shift": np.asarray(rewards), "widening": np.asarray(rewards) ** 2 - 1}
+  estimates = {direction: (advantages * s).mean(1) for direction, s in scores.items()}
+  return {d: (e.mean(), e.mean() / e.std()) for d, e in estimates.items()}
+
+
 @pytest.fixture(scope="module")
 def signals():
   rewards = jax.random.normal(jax.random.key(0), (4000, NUM_ROLLOUTS))
   found = {}
   for name in ("grpo", "tea", "tail_influence"):
     options = {} if name == "grpo" else {"budget": BUDGET}
-    advantages = np.asarray(jax.jit(make_advantage(name, **options))(rewards))
-    scores = {"shift": np.asarray(rewards), "widening": np.asarray(rewards) ** 2 - 1}
-    estimates = {direction: (advantages * s).mean(1) for direction, s in scores.items()}
-    found[name] = {d: (e.mean(), e.mean() / e.std()) for d, e in estimates.items()}
+    found[name] = signal(rewards, name, **options)
   return found
 
 
@@ -51,10 +56,6 @@ def test_a_wider_tail_is_less_noisy_in_both_directions():
   rewards = jax.random.normal(jax.random.key(1), (4000, NUM_ROLLOUTS))
   ratios = []
   for tail_fraction in (0.125, 0.25, 0.5):
-    rule = make_advantage("tea", budget=BUDGET, tail_fraction=tail_fraction)
-    advantages = np.asarray(jax.jit(rule)(rewards))
-    estimates = [
-      (advantages * s).mean(1) for s in (np.asarray(rewards), np.asarray(rewards) ** 2 - 1)
-    ]
-    ratios.append([e.mean() / e.std() for e in estimates])
+    found = signal(rewards, "tea", budget=BUDGET, tail_fraction=tail_fraction)
+    ratios.append([found[direction][1] for direction in ("shift", "widening")])
   np.testing.assert_allclose(ratios, [[1.05, 0.72], [1.30, 0.85], [1.62, 0.98]], atol=0.06)
