@@ -18,7 +18,7 @@ import yaml
 
 from experiments import command
 from tea_jax.compilation import enable_compilation_cache
-from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy
+from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy, prompts_of_a_call
 from tea_jax.evaluation.identity import evaluation_spec
 from tea_jax.evaluation.records import Records
 from tea_jax.evaluation.report import write_report
@@ -100,13 +100,18 @@ def evaluate(label: str, policy: Policy, flags: Flags, splits: inputs.Splits, re
     smallest_prompt=max(map(len, prompts.tokens)),
     mesh=inputs.run_mesh(RunConfig(mesh=flags.mesh)),
   )
+  prompts_per_call = prompts_of_a_call(
+    len(prompts),
+    prompts_per_step=flags.data.prompts_per_step,
+    num_rollouts=flags.sampling.num_rollouts,
+  )
   sampler = engine_sampler(
     engine,
     policy.params,
     prompts,
     key=jax.random.key(options.seed),
     num_samples=options.num_samples,
-    prompts_per_call=flags.data.prompts_per_step,
+    prompts_per_call=prompts_per_call,
     rollouts_per_call=flags.sampling.num_rollouts,
   )
   print(f"{label}: {len(prompts)} prompts x {options.num_samples} completions", flush=True)
@@ -123,7 +128,7 @@ def evaluate(label: str, policy: Policy, flags: Flags, splits: inputs.Splits, re
       sampling=flags.sampling,
       seed=options.seed,
     ),
-    prompts_per_part=flags.data.prompts_per_step,
+    prompts_per_part=prompts_per_call,
     progress=lambda done, total: print(f"  {done}/{total}", flush=True),
   )
 

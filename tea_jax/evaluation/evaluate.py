@@ -22,6 +22,8 @@ from tea_jax.rollout.engine import RolloutEngine
 
 Sampler = Callable[[Sequence[int]], Samples]
 
+_ROWS = 128
+
 
 def evaluate_policy(
   sampler: Sampler,
@@ -78,6 +80,20 @@ def evaluate_policy(
     if progress is not None:
       progress(indices.stop, len(prompts))
   return read_records(folder)
+
+
+def prompts_of_a_call(num_prompts: int, *, prompts_per_step: int, num_rollouts: int) -> int:
+  """Prompts that one call of an evaluation samples: what a training step does, or up to 128 rows.
+
+  A step may sample fewer rows than the processor can feed; one more compilation pays off. Groups
+  keep the size they have in training, and so a prompt its random keys.
+
+  Args:
+    num_prompts: evaluated in all.
+    prompts_per_step, num_rollouts: P and m of a training step.
+  """
+  enough = min(_ROWS // num_rollouts, num_prompts)
+  return max(prompts_per_step, enough)
 
 
 def engine_sampler(

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from tea_jax.data import EncodedPrompts
-from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy
+from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy, prompts_of_a_call
 from tea_jax.evaluation.identity import evaluation_spec
 from tea_jax.evaluation.records import Records
 from tea_jax.host_memory import return_free_memory
@@ -29,7 +29,6 @@ from tea_jax.training.loop import train
 from tea_jax.training.presets import Preset, parse_rule
 
 BASE = "base"
-_ROWS = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,11 +122,13 @@ def evaluate_parameters(
   *,
   folder: pathlib.Path,
 ) -> Records:
-  """Evaluates parameters with the run's sampler, in calls of 128 rows or what training samples."""
+  """Evaluates parameters with the run's sampler, in calls of `prompts_of_a_call`."""
   options = config.evaluation
-  # A step may sample fewer rows than the processor can feed: one more compilation pays off.
-  enough = min(_ROWS // config.sampling.num_rollouts, len(prompts.tokens))
-  prompts_per_call = max(config.data.prompts_per_step, enough)
+  prompts_per_call = prompts_of_a_call(
+    len(prompts.tokens),
+    prompts_per_step=config.data.prompts_per_step,
+    num_rollouts=config.sampling.num_rollouts,
+  )
   longest = max(len(tokens) for tokens in prompts.tokens)
   sampler = engine_sampler(
     make_learner(policy, config, prompt_length=longest, mesh=inputs.run_mesh(config)).engine,

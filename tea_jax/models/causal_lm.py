@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from tea_jax.models.attention import AttentionKind, causal_attention
 from tea_jax.models.config import ModelConfig
-from tea_jax.models.layers import Attend, block, normalize, rotary_table
+from tea_jax.models.layers import Attend, block, normalize, rotary_table, times_transposed
 
 Params = dict[str, Any]
 Remat = Literal["none", "full", "dots"]
@@ -249,6 +249,7 @@ def logits(
 ) -> Float[Array, "*batch V"]:
   """Float32 logits; meant for few positions, since `[B, T, V]` is large."""
   weight, vocabulary_first = head_weight(config, params)
-  equation = "...d,vd->...v" if vocabulary_first else "...d,dv->...v"
   weight = weight.astype(hidden.dtype)
-  return jnp.einsum(equation, hidden, weight, preferred_element_type=jnp.float32)
+  if vocabulary_first:
+    return times_transposed(hidden, weight, dtype=jnp.float32)
+  return jnp.einsum("...d,dv->...v", hidden, weight, preferred_element_type=jnp.float32)

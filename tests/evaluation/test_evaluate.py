@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tea_jax.data import EncodedPrompts, make_prompt
-from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy
+from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy, prompts_of_a_call
 from tea_jax.evaluation.records import Samples, read_records
 from tea_jax.rewards import RewardError
 from tea_jax.rollout.types import Rollouts
@@ -176,6 +176,19 @@ class FakeEngine:
     lengths[:, 0] = 1
     tokens = np.stack([first, np.full_like(first, part), np.full_like(first, 9)], axis=-1)
     return Rollouts(None, None, tokens, lengths, lengths > 1, None, None)
+
+
+def test_calls_have_as_many_rows_as_the_processor_can_feed():
+  def rows(num_prompts: int, prompts_per_step: int, num_rollouts: int) -> int:
+    return num_rollouts * prompts_of_a_call(
+      num_prompts, prompts_per_step=prompts_per_step, num_rollouts=num_rollouts
+    )
+
+  assert rows(64, 1, 32) == rows(64, 2, 32) == 128
+  assert rows(3, 1, 32) == 96, "no more prompts than there are"
+  assert rows(64, 8, 64) == 512, "never less than a training step"
+  assert rows(64, 1, 48) == 96, "whole groups only"
+  assert rows(64, 1, 256) == 256, "whole groups only"
 
 
 def test_engine_sampler_decodes_valid_tokens_in_training_shapes():
