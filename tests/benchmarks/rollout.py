@@ -20,6 +20,7 @@ import numpy as np
 
 from tea_jax.compilation import enable_compilation_cache
 from tea_jax.models.causal_lm import init_params
+from tea_jax.models.layers import times_transposed
 from tea_jax.models.policy import Policy
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig
@@ -31,7 +32,7 @@ def products(weights, x, *, tokens: int):
   """`x [R, D]` through every kernel of the decoder and the head, `tokens` times."""
 
   def times(x, weights):
-    y = jnp.einsum("rn,kn->rk", x, weights["kernel_transposed"])
+    y = times_transposed(x, weights["kernel_transposed"])
     # Keeps the chain away from denormal numbers, which are slow.
     return y / jnp.maximum(jnp.max(jnp.abs(y)), 1e-6)
 

@@ -10,7 +10,7 @@ import pytest
 
 from tea_jax.models.causal_lm import CausalLM, abstract_params, hidden_states, init_params, nnx
 from tea_jax.models.config import RopeScaling
-from tea_jax.models.layers import rotary_frequencies
+from tea_jax.models.layers import rotary_frequencies, times_transposed
 from tests.models.tiny import CONFIGS, GPT2, LLAMA, tiny_policy
 
 
@@ -28,6 +28,22 @@ def test_params_have_the_agreed_names_and_shapes(name):
   assert shapes == real
   # A weak type would become a strong one in the first update, and compile everything again.
   assert not any(leaf.weak_type for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (7,), (2, 3)])
+def test_products_with_a_transposed_kernel_are_the_plain_ones(batch):
+  generator = np.random.default_rng(0)
+  x, kernel = generator.normal(size=(*batch, 24)), generator.normal(size=(40, 24))
+  single = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
+  np.testing.assert_allclose(jax.jit(times_transposed)(*single), x @ kernel.T, atol=1e-5)
+  half = jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16)
+  assert times_transposed(*half).dtype == jnp.bfloat16
+  exact = np.asarray(half[0], np.float64) @ np.asarray(half[1], np.float64).T
+  wide = times_transposed(*half, dtype=jnp.float32)
+  assert wide.dtype == jnp.float32
+  np.testing.assert_allclose(wide, exact, atol=1e-5)
+  gradient = jax.grad(lambda x: jnp.sum(jnp.square(times_transposed(x, single[1]))))(single[0])
+  np.testing.assert_allclose(gradient, 2 * x @ kernel.T @ kernel, rtol=1e-4, atol=1e-3)
 
 
 def test_unrolled_gradient_is_linear_in_depth():
