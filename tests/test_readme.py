@@ -142,6 +142,28 @@ def test_tail_fractions_are_the_stored_runs():
   says(r"H200 runs gave (.*\(grpo\) and .*\(tea, 1/4\))", expected)
 
 
+def test_half_tail_against_grpo_is_the_stored_runs():
+  results, rule = stored("quickstart-3seeds/half_tail"), "tea:tail_fraction=0.5"
+  table = TEXT.split("each run on one of those cores:")[1].split("every number")[0]
+  for shown, policy in (("grpo", "grpo"), ("tea, tail fraction 1/2", rule)):
+    expected = at_budgets(results, results["frontier"][policy]["estimate"])
+    kl = np.mean(results["kl_last_10_steps"][policy])
+    says(rf"\| {shown} \|(.*)", [*expected, kl], table)
+  by_seed = results["difference_by_seed"]["grpo"][rule]
+  seeds = at_budgets(results, by_seed["seeds"])
+  says(r"difference by seed \|(.*)", seeds.T, table)
+  says(r"no part in the choice gave (.*) at 128", seeds[1:, -1], table)
+  for shown, interval in (("prompts", results["difference"]["grpo"][rule]), ("runs", by_seed)):
+    expected = [at_budgets(results, interval[key]) for key in ("estimate", "low", "high")]
+    says(rf"interval over {shown} \|(.*)", np.transpose(expected), table)
+  claimed = TEXT.split("half of a group as the tail, yes")[1].split("pooled over")[0]
+  for budget, index in (("64", 2), ("128", 3)):
+    paired = results["difference"]["grpo"][rule]
+    expected = [at_budgets(results, paired[key])[index] for key in ("estimate", "low", "high")]
+    assert expected[1] > 0
+    says(rf"best of {budget}\s(\S+ \[.*?\])", expected, claimed)
+
+
 def test_alignment_table_is_the_stored_study():
   table = TEXT.split("--preset quickstart --num-seeds 5 --memory-gb 9")[1].split("TEA stands")[0]
   rows = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in table.splitlines()]

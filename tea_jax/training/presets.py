@@ -123,6 +123,8 @@ PRESETS: dict[str, Preset] = {
       steps=60,
       evaluation={"num_prompts": 64, "num_samples": 128},
     ),
+    # Half of a group as the tail: less noise than a quarter on one group a step (README).
+    rules=("tea:tail_fraction=0.5", "grpo"),
     seeds=(0, 1, 2),
   ),
   "paper-main": Preset(
