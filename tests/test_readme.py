@@ -156,7 +156,7 @@ def test_half_tail_against_grpo_is_the_stored_runs():
   for shown, interval in (("prompts", results["difference"]["grpo"][rule]), ("runs", by_seed)):
     expected = [at_budgets(results, interval[key]) for key in ("estimate", "low", "high")]
     says(rf"interval over {shown} \|(.*)", np.transpose(expected), table)
-  claimed = TEXT.split("half of a group as the tail, yes")[1].split("pooled over")[0]
+  claimed = TEXT.split("half of a group as the tail, yes over prompts")[1].split("pooled over")[0]
   for budget, index in (("64", 2), ("128", 3)):
     paired = results["difference"]["grpo"][rule]
     expected = [at_budgets(results, paired[key])[index] for key in ("estimate", "low", "high")]
