@@ -51,6 +51,7 @@ def times_transposed(
     return jnp.einsum("...n,kn->...k", x, kernel, preferred_element_type=dtype)
   # XLA hands a product to Eigen as it is written, and for 2 to about 64 rows Eigen is faster with
   # the kernel on the left and rows last. The barriers keep XLA from folding the transposes back.
+  # One row alone has a path of its own in XLA, which they would block.
   rows_last = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
   product = jnp.matmul(kernel, rows_last, preferred_element_type=dtype)
   return jax.lax.optimization_barrier(product).T.reshape(*x.shape[:-1], kernel.shape[0])
