@@ -113,8 +113,13 @@ def _paper(folder: str, **groups: object) -> RunConfig:
   return _change(_PAPER, run_folder=f"runs/{folder}", **groups)
 
 
+# Half of a group as the tail: less noise than a quarter on one group a step (README).
+_QUICKSTART_RULES = ("tea:tail_fraction=0.5", "grpo")
+
 PRESETS: dict[str, Preset] = {
-  "quickstart": Preset("SmolLM2-135M on a laptop: TEA against GRPO in minutes", _QUICKSTART),
+  "quickstart": Preset(
+    "SmolLM2-135M on a laptop: TEA against GRPO in minutes", _QUICKSTART, rules=_QUICKSTART_RULES
+  ),
   "quickstart-3seeds": Preset(
     "the quickstart with three seeds, more steps and prompts: 90 minutes on two cores",
     _change(
@@ -123,8 +128,7 @@ PRESETS: dict[str, Preset] = {
       steps=60,
       evaluation={"num_prompts": 64, "num_samples": 128},
     ),
-    # Half of a group as the tail: less noise than a quarter on one group a step (README).
-    rules=("tea:tail_fraction=0.5", "grpo"),
+    rules=_QUICKSTART_RULES,
     seeds=(0, 1, 2),
   ),
   "paper-main": Preset(
