@@ -142,26 +142,68 @@ def test_tail_fractions_are_the_stored_runs():
   says(r"H200 runs gave (.*\(grpo\) and .*\(tea, 1/4\))", expected)
 
 
+HALF = "tea:tail_fraction=0.5"
+HALF_TABLE = TEXT.split("### Half of a group as the tail")[1].split("### Without a penalty")[0]
+
+
+def intervals(results, paired):
+  expected = [at_budgets(results, paired[key]) for key in ("estimate", "low", "high")]
+  return np.transpose(expected)
+
+
 def test_half_tail_against_grpo_is_the_stored_runs():
-  results, rule = stored("quickstart-3seeds/half_tail"), "tea:tail_fraction=0.5"
-  table = TEXT.split("each run on one of those cores:")[1].split("every number")[0]
-  for shown, policy in (("grpo", "grpo"), ("tea, tail fraction 1/2", rule)):
+  results = stored("quickstart-3seeds/half_tail_six_seeds")
+  assert results["seeds"][HALF] == results["seeds"]["grpo"] == [3, 4, 5, 6, 7, 8]
+  for shown, policy in (
+    ("grpo", "grpo"),
+    ("tea, tail fraction 1/2", HALF),
+    ("grpo, coefficient 1.4", "grpo:kl_coefficient=1.4"),
+    ("tea, tail fraction 1/2, coefficient 1.4", f"{HALF},kl_coefficient=1.4"),
+    ("grpo, coefficient 1", "grpo:kl_coefficient=1"),
+  ):
     expected = at_budgets(results, results["frontier"][policy]["estimate"])
     kl = np.mean(results["kl_last_10_steps"][policy])
-    says(rf"\| {shown} \|(.*)", [*expected, kl], table)
-  by_seed = results["difference_by_seed"]["grpo"][rule]
-  seeds = at_budgets(results, by_seed["seeds"])
-  says(r"difference by seed \|(.*)", seeds.T, table)
-  says(r"no part in the choice gave (.*) at 128", seeds[1:, -1], table)
-  for shown, interval in (("prompts", results["difference"]["grpo"][rule]), ("runs", by_seed)):
-    expected = [at_budgets(results, interval[key]) for key in ("estimate", "low", "high")]
-    says(rf"interval over {shown} \|(.*)", np.transpose(expected), table)
-  claimed = TEXT.split("half of a group as the tail, yes over prompts")[1].split("pooled over")[0]
+    says(rf"\| {shown} \|(.*)", [*expected, kl], HALF_TABLE)
+  by_seed = results["difference_by_seed"]
+  seeds = at_budgets(results, by_seed["grpo"][HALF]["seeds"])
+  assert (seeds[:, 1:] > 0).all()
+  says(r"tea - grpo by seed \|(.*)", seeds.T, HALF_TABLE)
+  paired = intervals(results, by_seed["grpo"][HALF])
+  assert (paired[2:, 1] > 0).all()
+  says(r"tea - grpo, interval over runs \|(.*)", paired, HALF_TABLE)
+  paired = by_seed["grpo:kl_coefficient=1.4"][f"{HALF},kl_coefficient=1.4"]
+  says(r"both with coefficient 1.4 \|(.*)", intervals(results, paired), HALF_TABLE)
+  claimed = TEXT.split("yes at the same coefficient")[1].split("over six pairs")[0]
   for budget, index in (("64", 2), ("128", 3)):
-    paired = results["difference"]["grpo"][rule]
-    expected = [at_budgets(results, paired[key])[index] for key in ("estimate", "low", "high")]
-    assert expected[1] > 0
-    says(rf"best of {budget}\s(\S+ \[.*?\])", expected, claimed)
+    paired = intervals(results, by_seed["grpo"][HALF])
+    says(rf"best of {budget}\s(\S+ \[.*?\])", paired[index], claimed)
+
+
+def test_half_tail_at_the_same_kl_follows_from_the_stored_runs():
+  results = stored("quickstart-3seeds/half_tail_six_seeds")
+  kl, by_seed = results["kl_last_10_steps"], results["difference_by_seed"]["grpo"]
+  weaker = ("grpo:kl_coefficient=1.4", "grpo:kl_coefficient=1")
+  ahead = []
+  for seed, tea in enumerate(at_budgets(results, by_seed[HALF]["seeds"])):
+    gains = [at_budgets(results, by_seed[policy]["seeds"][seed]) for policy in weaker]
+    spent = np.log([kl[policy][seed] for policy in ("grpo", *weaker)])
+    assert (np.diff(spent) > 0).all()
+    assert spent[0] < np.log(kl[HALF][seed]) < spent[-1]
+    gains = np.array([np.zeros(4), *gains])
+    ahead.append([t - np.interp(np.log(kl[HALF][seed]), spent, g) for t, g in zip(tea, gains.T)])
+  mean = seed_interval(np.array(ahead))
+  expected = np.column_stack([mean.estimate, mean.low, mean.high])
+  says(r"tea - grpo at the same KL \|(.*)", expected, HALF_TABLE)
+
+
+def test_half_tail_on_two_cores_is_the_stored_runs():
+  results = stored("quickstart-3seeds/half_tail")
+  by_seed = results["difference_by_seed"]["grpo"][HALF]
+  text = " ".join(HALF_TABLE.split("On two older cores, seeds 0 to 2")[1].split())
+  seeds = at_budgets(results, by_seed["seeds"])[:, -1]
+  runs = intervals(results, by_seed)[-1]
+  expected = [*seeds, *paired_at_128(results, "grpo", HALF), *runs]
+  says(r"at 128 was (.*?) over runs", expected, text)
 
 
 def test_alignment_table_is_the_stored_study():
