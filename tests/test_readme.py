@@ -106,15 +106,31 @@ def paired_at_128(results, baseline, policy):
   return [at_budgets(results, paired[key])[-1] for key in ("estimate", "low", "high")]
 
 
+HALF = "tea:tail_fraction=0.5"
+HALF_TABLE = TEXT.split("### Half of a group as the tail")[1].split("### Without a penalty")[0]
+
+
+def intervals(results, paired):
+  expected = [at_budgets(results, paired[key]) for key in ("estimate", "low", "high")]
+  return np.transpose(expected)
+
+
 def test_quickstart_figures_are_the_stored_runs():
-  table = TEXT.split("| policy | best of 1 |")[1].split("GRPO has the better")[0]
-  results, other = stored("quickstart/results"), stored("quickstart/older_cores")
-  for policy in ("base", "tea", "grpo"):
+  table = TEXT.split("| policy | best of 1 |")[1].split("TEA has the better")[0]
+  results = stored("quickstart/results")
+  for policy in ("base", HALF, "grpo"):
     expected = at_budgets(results, results["frontier"][policy]["estimate"])
     says(rf"\| {policy} ((?:\| [\d.]+ ){{4}})", expected, table)
-  says(r"\| ([^|]+\[.*\]) \|", paired_at_128(results, "grpo", "tea"), table)
-  ends = [at_budgets(other, other["frontier"][p]["estimate"])[[0, -1]] for p in ("tea", "grpo")]
-  says(r"another processor (.*\(tea\) and .*\(grpo\))", ends)
+  says(r"\| ([^|]+\[.*\]) \|", paired_at_128(results, "grpo", HALF), table)
+  for name in ("quarter_tail", "quarter_tail_faster_cores"):
+    other = stored(f"quickstart/{name}")["frontier"]
+    ends = [at_budgets(results, other[policy]["estimate"])[[0, -1]] for policy in ("tea", "grpo")]
+    says(rf"\[([^\]]*)\]\(experiments/results/quickstart/{name}.json\)", ends)
+  six = stored("quickstart-3seeds/half_tail_six_seeds")
+  paired = intervals(six, six["difference_by_seed"]["grpo"][HALF])
+  said = TEXT.split("TEA is ahead by\n")[1].split("(interval over runs)")[0]
+  says(r"(\S+ \[.*?\]) at 1 ", paired[0], said)
+  says(r"and (\S+ \[.*?\]) at 128", paired[-1], said)
 
 
 def test_claim_follows_from_the_stored_runs():
@@ -140,15 +156,6 @@ def test_tail_fractions_are_the_stored_runs():
     rows = list(csv.DictReader(file))[: results["num_prompts"]]
   expected = [np.mean([float(row[f"{rule} bo128"]) for row in rows]) for rule in ("grpo", "tea")]
   says(r"H200 runs gave (.*\(grpo\) and .*\(tea, 1/4\))", expected)
-
-
-HALF = "tea:tail_fraction=0.5"
-HALF_TABLE = TEXT.split("### Half of a group as the tail")[1].split("### Without a penalty")[0]
-
-
-def intervals(results, paired):
-  expected = [at_budgets(results, paired[key]) for key in ("estimate", "low", "high")]
-  return np.transpose(expected)
 
 
 def test_half_tail_against_grpo_is_the_stored_runs():

@@ -109,7 +109,8 @@ def reward_distribution_figure(
     density *= np.mean((values >= edges[0]) & (values <= edges[-1]))
     smooth = gaussian_filter1d(density, _SMOOTHING * _BINS, mode="constant")
     axis.plot(centres, smooth, **styles[name], label=name)
-    axis.axvline(values.mean(), color=styles[name]["color"], linewidth=0.8, linestyle=":")
+    # Up to the curves' height: the legend is above.
+    axis.axvline(values.mean(), ymax=0.9, color=styles[name]["color"], linewidth=0.8, linestyle=":")
     tail = np.sort(values[values >= start])
     above = np.arange(tail.size, 0, -1) / values.size
     inset.plot(tail, above, **styles[name], drawstyle="steps-pre")
