@@ -101,18 +101,17 @@ def says(pattern, expected, text=None):
   np.testing.assert_allclose(numbers, np.ravel(expected), atol=0.005001)
 
 
+def intervals(results, paired):
+  """Estimate, low and high at each of those budgets."""
+  return np.transpose([at_budgets(results, paired[key]) for key in ("estimate", "low", "high")])
+
+
 def paired_at_128(results, baseline, policy):
-  paired = results["difference"][baseline][policy]
-  return [at_budgets(results, paired[key])[-1] for key in ("estimate", "low", "high")]
+  return intervals(results, results["difference"][baseline][policy])[-1]
 
 
 HALF = "tea:tail_fraction=0.5"
-HALF_TABLE = TEXT.split("### Half of a group as the tail")[1].split("### Without a penalty")[0]
-
-
-def intervals(results, paired):
-  expected = [at_budgets(results, paired[key]) for key in ("estimate", "low", "high")]
-  return np.transpose(expected)
+HALF_SECTION = TEXT.split("### Half of a group as the tail")[1].split("### Without a penalty")[0]
 
 
 def test_quickstart_figures_are_the_stored_runs():
@@ -164,49 +163,49 @@ def test_half_tail_against_grpo_is_the_stored_runs():
   for shown, policy in (
     ("grpo", "grpo"),
     ("tea, tail fraction 1/2", HALF),
-    ("grpo, coefficient 1.4", "grpo:kl_coefficient=1.4"),
-    ("tea, tail fraction 1/2, coefficient 1.4", f"{HALF},kl_coefficient=1.4"),
-    ("grpo, coefficient 1", "grpo:kl_coefficient=1"),
+    ("grpo, coefficient 1.4", "grpo, KL coefficient 1.4"),
+    ("tea, tail fraction 1/2, coefficient 1.4", f"{HALF}, KL coefficient 1.4"),
+    ("grpo, coefficient 1", "grpo, KL coefficient 1"),
   ):
     expected = at_budgets(results, results["frontier"][policy]["estimate"])
     kl = np.mean(results["kl_last_10_steps"][policy])
-    says(rf"\| {shown} \|(.*)", [*expected, kl], HALF_TABLE)
+    says(rf"\| {shown} \|(.*)", [*expected, kl], HALF_SECTION)
   by_seed = results["difference_by_seed"]
   seeds = at_budgets(results, by_seed["grpo"][HALF]["seeds"])
   assert (seeds[:, 1:] > 0).all()
-  says(r"tea - grpo by seed \|(.*)", seeds.T, HALF_TABLE)
+  says(r"tea - grpo by seed \|(.*)", seeds.T, HALF_SECTION)
   paired = intervals(results, by_seed["grpo"][HALF])
   assert (paired[2:, 1] > 0).all()
-  says(r"tea - grpo, interval over runs \|(.*)", paired, HALF_TABLE)
-  paired = by_seed["grpo:kl_coefficient=1.4"][f"{HALF},kl_coefficient=1.4"]
-  says(r"both with coefficient 1.4 \|(.*)", intervals(results, paired), HALF_TABLE)
+  says(r"tea - grpo, interval over runs \|(.*)", paired, HALF_SECTION)
+  both = by_seed["grpo, KL coefficient 1.4"][f"{HALF}, KL coefficient 1.4"]
+  says(r"both with coefficient 1.4 \|(.*)", intervals(results, both), HALF_SECTION)
   claimed = TEXT.split("yes at the same coefficient")[1].split("over six pairs")[0]
   for budget, index in (("64", 2), ("128", 3)):
-    paired = intervals(results, by_seed["grpo"][HALF])
     says(rf"best of {budget}\s(\S+ \[.*?\])", paired[index], claimed)
 
 
 def test_half_tail_at_the_same_kl_follows_from_the_stored_runs():
   results = stored("quickstart-3seeds/half_tail_six_seeds")
   kl, by_seed = results["kl_last_10_steps"], results["difference_by_seed"]["grpo"]
-  weaker = ("grpo:kl_coefficient=1.4", "grpo:kl_coefficient=1")
+  weaker = ("grpo, KL coefficient 1.4", "grpo, KL coefficient 1")
   ahead = []
   for seed, tea in enumerate(at_budgets(results, by_seed[HALF]["seeds"])):
     gains = [at_budgets(results, by_seed[policy]["seeds"][seed]) for policy in weaker]
-    spent = np.log([kl[policy][seed] for policy in ("grpo", *weaker)])
-    assert (np.diff(spent) > 0).all()
-    assert spent[0] < np.log(kl[HALF][seed]) < spent[-1]
     gains = np.array([np.zeros(4), *gains])
-    ahead.append([t - np.interp(np.log(kl[HALF][seed]), spent, g) for t, g in zip(tea, gains.T)])
+    spent = np.log([kl[policy][seed] for policy in ("grpo", *weaker)])
+    by_tea = np.log(kl[HALF][seed])
+    assert (np.diff(spent) > 0).all()
+    assert spent[0] < by_tea < spent[-1]
+    ahead.append([t - np.interp(by_tea, spent, g) for t, g in zip(tea, gains.T)])
   mean = seed_interval(np.array(ahead))
   expected = np.column_stack([mean.estimate, mean.low, mean.high])
-  says(r"tea - grpo at the same KL \|(.*)", expected, HALF_TABLE)
+  says(r"tea - grpo at the same KL \|(.*)", expected, HALF_SECTION)
 
 
 def test_half_tail_on_two_cores_is_the_stored_runs():
   results = stored("quickstart-3seeds/half_tail")
   by_seed = results["difference_by_seed"]["grpo"][HALF]
-  text = " ".join(HALF_TABLE.split("On two older cores, seeds 0 to 2")[1].split())
+  text = " ".join(HALF_SECTION.split("On two older cores, seeds 0 to 2")[1].split())
   seeds = at_budgets(results, by_seed["seeds"])[:, -1]
   runs = intervals(results, by_seed)[-1]
   expected = [*seeds, *paired_at_128(results, "grpo", HALF), *runs]
