@@ -30,7 +30,7 @@ def test_params_have_the_agreed_names_and_shapes(name):
   assert not any(leaf.weak_type for leaf in jax.tree.leaves(params))
 
 
-@pytest.mark.parametrize("batch", [(), (1,), (7,), (2, 3)])
+@pytest.mark.parametrize("batch", [(), (1,), (7,), (2, 3), (5, 20)])
 def test_products_with_a_transposed_kernel_are_the_plain_ones(batch):
   generator = np.random.default_rng(0)
   x, kernel = generator.normal(size=(*batch, 24)), generator.normal(size=(40, 24))
