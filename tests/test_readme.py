@@ -121,9 +121,16 @@ def test_quickstart_figures_are_the_stored_runs():
     expected = at_budgets(results, results["frontier"][policy]["estimate"])
     says(rf"\| {policy} ((?:\| [\d.]+ ){{4}})", expected, table)
   says(r"\| ([^|]+\[.*\]) \|", paired_at_128(results, "grpo", HALF), table)
-  for name in ("quarter_tail", "quarter_tail_faster_cores"):
+  says(
+    r"best of 64 \((.*)\); its interval", intervals(results, results["difference"]["grpo"][HALF])[2]
+  )
+  for name, tea in (
+    ("older_cores", HALF),
+    ("quarter_tail", "tea"),
+    ("quarter_tail_faster_cores", "tea"),
+  ):
     other = stored(f"quickstart/{name}")["frontier"]
-    ends = [at_budgets(results, other[policy]["estimate"])[[0, -1]] for policy in ("tea", "grpo")]
+    ends = [at_budgets(results, other[policy]["estimate"])[[0, -1]] for policy in (tea, "grpo")]
     says(rf"\[([^\]]*)\]\(experiments/results/quickstart/{name}.json\)", ends)
   six = stored("quickstart-3seeds/half_tail_six_seeds")
   paired = intervals(six, six["difference_by_seed"]["grpo"][HALF])
