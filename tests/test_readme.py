@@ -219,6 +219,24 @@ def test_half_tail_on_two_cores_is_the_stored_runs():
   says(r"at 128 was (.*?) over runs", expected, text)
 
 
+def test_other_rules_with_half_a_group_are_the_stored_runs():
+  results = stored("quickstart-3seeds/half_tail_other_rules")
+  table = HALF_SECTION.split("The other tail rules")[1]
+  assert set(map(tuple, results["seeds"].values())) == {(0, 1, 2)}
+  for rule in ("tea", "subset_tea", "tail_influence"):
+    policy = f"{rule}:tail_fraction=0.5"
+    expected = at_budgets(results, results["frontier"][policy]["estimate"])
+    kl = np.mean(results["kl_last_10_steps"][policy])
+    says(rf"\| {rule} \|(.*)", [*expected, kl], table)
+    if policy == HALF:
+      continue
+    by_seed = results["difference_by_seed"][HALF][policy]
+    says(rf"{rule} - tea by seed \|(.*)", at_budgets(results, by_seed["seeds"]).T, table)
+    over_prompts = intervals(results, results["difference"][HALF][policy])
+    says(rf"{rule} - tea, interval over prompts \|(.*)", over_prompts, table)
+    says(rf"{rule} - tea, interval over runs \|(.*)", intervals(results, by_seed), table)
+
+
 def test_alignment_table_is_the_stored_study():
   table = TEXT.split("--preset quickstart --num-seeds 5 --memory-gb 9")[1].split("TEA stands")[0]
   rows = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in table.splitlines()]
