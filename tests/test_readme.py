@@ -1,4 +1,4 @@
-"""The README's commands parse, its examples run, its files exist, its tables say what they say."""
+"""Commands in README and results parse, examples run, files exist, tables say what was stored."""
 
 import csv
 import importlib
@@ -17,7 +17,9 @@ from tea_jax.evaluation.bootstrap import seed_interval
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.S)
+STORED = ROOT / "experiments/results"
+RESULTS = (STORED / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT + RESULTS, re.S)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 # These need a model; their imports are checked, and the rooms' own tests run what they call.
 NEEDS_A_MODEL = ("load_policy(", "train(RunConfig", "best_of_n_frontier", "def short_and_polite")
@@ -79,17 +81,28 @@ def test_every_flag_of_a_command_exists(command):
       assert argument in shown, f"{name} has no flag {argument}"
 
 
-@pytest.mark.parametrize("target", re.findall(r"!\[[^]]*\]\(([^)]+)\)", TEXT))
-def test_pictures_exist(target):
-  assert (ROOT / target).is_file()
+@pytest.mark.parametrize("folder, text", [(ROOT, TEXT), (STORED, RESULTS)])
+def test_linked_files_and_sections_exist(folder, text):
+  links = re.findall(r"\]\(([^)\s]+)\)", text)
+  assert any(link.endswith(".png") for link in links)
+  for link in links:
+    if link.startswith("http"):
+      continue
+    name, _, section = link.partition("#")
+    target = folder / name if name else None
+    assert target is None or target.exists(), link
+    if section:
+      headings = re.findall(r"^#+ (.*)$", target.read_text() if target else text, re.M)
+      slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+      assert section in slugs, link
 
 
 def stored(name):
-  return json.loads((ROOT / "experiments/results" / f"{name}.json").read_text())
+  return json.loads((STORED / f"{name}.json").read_text())
 
 
 def at_budgets(results, values):
-  """The columns of the README's tables: best of 1, 8, 64 and 128."""
+  """The columns of the tables: best of 1, 8, 64 and 128."""
   return np.asarray(values)[..., [results["budgets"].index(n) for n in (1, 8, 64, 128)]]
 
 
@@ -111,7 +124,7 @@ def paired_at_128(results, baseline, policy):
 
 
 HALF = "tea:tail_fraction=0.5"
-HALF_SECTION = TEXT.split("### Half of a group as the tail")[1].split("### Without a penalty")[0]
+HALF_SECTION = RESULTS.split("### Half of a group as the tail")[1].split("### Without a penalty")[0]
 
 
 def test_quickstart_figures_are_the_stored_runs():
@@ -149,19 +162,22 @@ def test_claim_follows_from_the_stored_runs():
   assert columns.shape == (9, 5)
   mean = seed_interval(columns)
   expected = np.column_stack([mean.estimate, mean.low, mean.high])
-  says(r"\| mean of the nine \|(.*)", expected)
+  says(r"\| mean of the nine \|(.*)", expected, RESULTS)
+  said = " ".join(TEXT.split("ahead by less")[1].split("over nine pairs")[0].split())
+  says(r"best of 128 (.*)", expected[3], said)
 
 
 def test_tail_fractions_are_the_stored_runs():
   results = stored("quickstart-3seeds/tail_fractions")
   for shown, policy in (("1/8", "tea_0.125"), ("1/2", "tea_0.5")):
     expected = at_budgets(results, results["frontier"][policy]["estimate"])
-    says(rf"\| {shown} \|(.*)\|.*\|", expected)
-  says(r"difference at 128 is (.*) over prompts", paired_at_128(results, "tea_0.125", "tea_0.5"))
-  with open(ROOT / "experiments/results/quickstart-3seeds/per_prompt.csv") as file:
+    says(rf"\| {shown} \|(.*)\|.*\|", expected, RESULTS)
+  paired = paired_at_128(results, "tea_0.125", "tea_0.5")
+  says(r"difference at 128 is (.*) over prompts", paired, RESULTS)
+  with open(STORED / "quickstart-3seeds/per_prompt.csv") as file:
     rows = list(csv.DictReader(file))[: results["num_prompts"]]
   expected = [np.mean([float(row[f"{rule} bo128"]) for row in rows]) for rule in ("grpo", "tea")]
-  says(r"H200 runs gave (.*\(grpo\) and .*\(tea, 1/4\))", expected)
+  says(r"H200 runs gave (.*\(grpo\) and .*\(tea, 1/4\))", expected, RESULTS)
 
 
 def test_half_tail_against_grpo_is_the_stored_runs():
@@ -237,12 +253,18 @@ def test_other_rules_with_half_a_group_are_the_stored_runs():
     says(rf"{rule} - tea, interval over runs \|(.*)", intervals(results, by_seed), table)
 
 
-def test_alignment_table_is_the_stored_study():
-  table = TEXT.split("--preset quickstart --num-seeds 5 --memory-gb 9")[1].split("TEA stands")[0]
+@pytest.mark.parametrize("text, every_rule", [(TEXT, False), (RESULTS, True)])
+def test_alignment_table_is_the_stored_study(text, every_rule):
+  table = text.split("--preset quickstart --num-seeds 5 --memory-gb 9")[1].split("\n\n")[1]
   rows = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-  said = {row[0]: row[1:] for row in rows if len(row) == 7}
-  with open(ROOT / "experiments/results/oracle_alignment_smollm2/alignment.csv") as file:
-    for _, size, rule, mean, error, _ in list(csv.reader(file))[1:]:
+  said = {row[0]: row[1:] for row in rows}
+  with open(STORED / "oracle_alignment_smollm2/alignment.csv") as file:
+    cells = list(csv.reader(file))[1:]
+  measured = {rule for _, _, rule, *_ in cells}
+  assert {"grpo", "tea"} < said.keys() - {"rule", "---", "published"} <= measured
+  assert measured <= said.keys() or not every_rule
+  for _, size, rule, mean, error, _ in cells:
+    if rule in said:
       cell = said[rule][(8, 16, 32, 64, 128, 256).index(int(size))]
       numbers = [float(number) for number in re.findall(r"-?\d\.\d{3}", cell)]
       np.testing.assert_allclose(numbers, [float(mean), float(error)], atol=0.000501)
