@@ -225,14 +225,35 @@ def test_half_tail_at_the_same_kl_follows_from_the_stored_runs():
   says(r"tea - grpo at the same KL \|(.*)", expected, HALF_SECTION)
 
 
-def test_half_tail_on_two_cores_is_the_stored_runs():
-  results = stored("quickstart-3seeds/half_tail")
+@pytest.mark.parametrize(
+  "where, name",
+  [("On two older cores", "half_tail"), ("On two newer cores", "half_tail_newer_cores")],
+)
+def test_half_tail_on_two_cores_is_the_stored_runs(where, name):
+  results = stored(f"quickstart-3seeds/{name}")
+  assert results["seeds"][HALF] == results["seeds"]["grpo"] == [0, 1, 2]
+  text = " ".join(HALF_SECTION.split(f"{where}, seeds 0 to 2")[1].split())
+  over_prompts = intervals(results, results["difference"]["grpo"][HALF])
   by_seed = results["difference_by_seed"]["grpo"][HALF]
-  text = " ".join(HALF_SECTION.split("On two older cores, seeds 0 to 2")[1].split())
-  seeds = at_budgets(results, by_seed["seeds"])[:, -1]
-  runs = intervals(results, by_seed)[-1]
-  expected = [*seeds, *paired_at_128(results, "grpo", HALF), *runs]
-  says(r"at 128 was (.*?) over runs", expected, text)
+  seeds, over_runs = at_budgets(results, by_seed["seeds"]), intervals(results, by_seed)
+  expected = [[*seeds[:, n], *over_prompts[n], *over_runs[n]] for n in (2, 3)]
+  if name == "half_tail_newer_cores":
+    says(r"Three more seeds show it (.*?) all twelve", over_prompts[2:], " ".join(TEXT.split()))
+  says(r"at 64 was (.*? over runs and at 128 .*?) over runs", expected, text)
+
+
+def test_half_tail_over_all_pairs_follows_from_the_stored_runs():
+  runs = []
+  for name in ("half_tail_six_seeds", "half_tail", "half_tail_newer_cores"):
+    results = stored(f"quickstart-3seeds/{name}")
+    runs += list(at_budgets(results, results["difference_by_seed"]["grpo"][HALF]["seeds"]))
+  mean = seed_interval(np.asarray(runs))
+  expected = np.column_stack([mean.estimate, mean.low, mean.high])[[0, 2, 3]]
+  assert len(runs) == 12
+  says(r"all twelve pairs of runs together give (.*?) at 128", expected[-1], " ".join(TEXT.split()))
+  says(
+    r"tail: (.*?) at 128 \(seed 0", expected, " ".join(HALF_SECTION.split("all twelve")[1].split())
+  )
 
 
 def test_other_rules_with_half_a_group_are_the_stored_runs():
