@@ -23,14 +23,14 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT + RESULTS, re.S)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 # These need a model; their imports are checked, and the rooms' own tests run what they call.
 NEEDS_A_MODEL = ("load_policy(", "train(RunConfig", "best_of_n_frontier", "def short_and_polite")
-COMMANDS = [
+COMMANDS = dict.fromkeys(
   part.strip().split("  #")[0]
   for language, code in BLOCKS
   if language in ("", "bash")
   for line in code.splitlines()
   for part in line.split("&&")
   if re.match(r"\s*python (-m experiments\.|experiments/)", part)
-]
+)
 
 
 def test_readme_names_both_setup_commands():
@@ -101,6 +101,10 @@ def stored(name):
   return json.loads((STORED / f"{name}.json").read_text())
 
 
+def one_line(text):
+  return " ".join(text.split())
+
+
 def at_budgets(results, values):
   """The columns of the tables: best of 1, 8, 64 and 128."""
   return np.asarray(values)[..., [results["budgets"].index(n) for n in (1, 8, 64, 128)]]
@@ -121,6 +125,21 @@ def intervals(results, paired):
 
 def paired_at_128(results, baseline, policy):
   return intervals(results, results["difference"][baseline][policy])[-1]
+
+
+def pairs_of_runs(names, policy):
+  """`policy` - grpo at each of those budgets, a row for each pair of runs of the stored results."""
+  runs = []
+  for name in names:
+    results = stored(f"quickstart-3seeds/{name}")
+    runs += list(at_budgets(results, results["difference_by_seed"]["grpo"][policy]["seeds"]))
+  return np.asarray(runs)
+
+
+def over_runs(columns):
+  """Estimate, low and high of each column's mean over runs."""
+  mean = seed_interval(columns)
+  return np.column_stack([mean.estimate, mean.low, mean.high])
 
 
 HALF = "tea:tail_fraction=0.5"
@@ -153,18 +172,12 @@ def test_quickstart_figures_are_the_stored_runs():
 
 
 def test_claim_follows_from_the_stored_runs():
-  runs = []
-  for name in ("six_seeds", "two_cores"):
-    results = stored(f"quickstart-3seeds/{name}")
-    runs += list(at_budgets(results, results["difference_by_seed"]["grpo"]["tea"]["seeds"]))
-  columns = np.asarray(runs)
+  columns = pairs_of_runs(("six_seeds", "two_cores"), "tea")
   columns = np.column_stack([columns, columns[:, -1] - columns[:, 0]])
   assert columns.shape == (9, 5)
-  mean = seed_interval(columns)
-  expected = np.column_stack([mean.estimate, mean.low, mean.high])
+  expected = over_runs(columns)
   says(r"\| mean of the nine \|(.*)", expected, RESULTS)
-  said = " ".join(TEXT.split("ahead by less")[1].split("over nine pairs")[0].split())
-  says(r"best of 128 (.*)", expected[3], said)
+  says(r"ahead by less \(best of 128 (.*?) over nine pairs", expected[3], one_line(TEXT))
 
 
 def test_tail_fractions_are_the_stored_runs():
@@ -220,9 +233,7 @@ def test_half_tail_at_the_same_kl_follows_from_the_stored_runs():
     assert (np.diff(spent) > 0).all()
     assert spent[0] < by_tea < spent[-1]
     ahead.append([t - np.interp(by_tea, spent, g) for t, g in zip(tea, gains.T)])
-  mean = seed_interval(np.array(ahead))
-  expected = np.column_stack([mean.estimate, mean.low, mean.high])
-  says(r"tea - grpo at the same KL \|(.*)", expected, HALF_SECTION)
+  says(r"tea - grpo at the same KL \|(.*)", over_runs(np.array(ahead)), HALF_SECTION)
 
 
 @pytest.mark.parametrize(
@@ -232,28 +243,24 @@ def test_half_tail_at_the_same_kl_follows_from_the_stored_runs():
 def test_half_tail_on_two_cores_is_the_stored_runs(where, name):
   results = stored(f"quickstart-3seeds/{name}")
   assert results["seeds"][HALF] == results["seeds"]["grpo"] == [0, 1, 2]
-  text = " ".join(HALF_SECTION.split(f"{where}, seeds 0 to 2")[1].split())
+  text = one_line(HALF_SECTION.split(f"{where}, seeds 0 to 2")[1])
   over_prompts = intervals(results, results["difference"]["grpo"][HALF])
   by_seed = results["difference_by_seed"]["grpo"][HALF]
-  seeds, over_runs = at_budgets(results, by_seed["seeds"]), intervals(results, by_seed)
-  expected = [[*seeds[:, n], *over_prompts[n], *over_runs[n]] for n in (2, 3)]
-  if name == "half_tail_newer_cores":
-    says(r"Three more seeds show it (.*?) all twelve", over_prompts[2:], " ".join(TEXT.split()))
+  seeds, runs = at_budgets(results, by_seed["seeds"]), intervals(results, by_seed)
+  expected = [[*seeds[:, n], *over_prompts[n], *runs[n]] for n in (2, 3)]
   says(r"at 64 was (.*? over runs and at 128 .*?) over runs", expected, text)
 
 
 def test_half_tail_over_all_pairs_follows_from_the_stored_runs():
-  runs = []
-  for name in ("half_tail_six_seeds", "half_tail", "half_tail_newer_cores"):
-    results = stored(f"quickstart-3seeds/{name}")
-    runs += list(at_budgets(results, results["difference_by_seed"]["grpo"][HALF]["seeds"]))
-  mean = seed_interval(np.asarray(runs))
-  expected = np.column_stack([mean.estimate, mean.low, mean.high])[[0, 2, 3]]
-  assert len(runs) == 12
-  says(r"all twelve pairs of runs together give (.*?) at 128", expected[-1], " ".join(TEXT.split()))
-  says(
-    r"tail: (.*?) at 128 \(seed 0", expected, " ".join(HALF_SECTION.split("all twelve")[1].split())
-  )
+  pairs = pairs_of_runs(("half_tail_six_seeds", "half_tail", "half_tail_newer_cores"), HALF)
+  assert pairs.shape == (12, 4)
+  expected = over_runs(pairs)[[0, 2, 3]]
+  says(r"all twelve pairs of runs .*? tail: (.*?) at 128 \(", expected, one_line(HALF_SECTION))
+  summary = one_line(TEXT.split("once more on two cores")[1])
+  newer = stored("quickstart-3seeds/half_tail_newer_cores")
+  newer = intervals(newer, newer["difference"]["grpo"][HALF])[2:]
+  says(r"show it (.*?) all twelve", newer, summary)
+  says(r"all twelve pairs of runs together give (.*?) at 128", expected[-1], summary)
 
 
 def test_other_rules_with_half_a_group_are_the_stored_runs():
