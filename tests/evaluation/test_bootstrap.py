@@ -91,6 +91,16 @@ def test_resampling_seeds_shows_the_spread_between_runs():
   np.testing.assert_allclose(wide.estimate, narrow.estimate)
 
 
+def test_resampling_one_seed_is_the_percentile_interval_over_prompts():
+  run = RNG.normal(size=40)
+  again = {"num_resamples": 20000, "seed": 1}
+  resampled = pooled_bootstrap(run[None], np.zeros((1, 40)), resample_seeds=True, **again)
+  indices = np.random.default_rng(2).integers(40, size=(20000, 40))
+  by_hand = np.quantile(run[indices].mean(axis=1), [0.025, 0.975])
+  error = run.std() / np.sqrt(40)  # a 90 % interval ends 0.3 of it further in
+  np.testing.assert_allclose([resampled.low, resampled.high], by_hand, atol=0.15 * error)
+
+
 def test_interval_over_runs_is_the_one_of_a_t_test():
   runs = np.random.default_rng(0).normal(0.3, size=(5, 3))
   interval = seed_interval(runs)
