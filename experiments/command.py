@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from tea_jax.training.checkpoints import CheckpointError
+from tea_jax.runs.checkpoints import CheckpointError
 
 MISTAKES = (
   ValueError,

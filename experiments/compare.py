@@ -19,13 +19,13 @@ import tyro
 import yaml
 
 from experiments import command, train
-from tea_jax.compilation import enable_compilation_cache
-from tea_jax.evaluation.matched_runs import BASE, MatchedRuns, run_config_of, train_matched
 from tea_jax.evaluation.report import write_report
 from tea_jax.rewards.verifiers import answer_reader
-from tea_jax.training.config import RunConfig
-from tea_jax.training.metrics import read_jsonl
-from tea_jax.training.presets import PRESETS, Preset, get_preset
+from tea_jax.runs.config import RunConfig
+from tea_jax.runs.log import read_jsonl
+from tea_jax.runs.presets import PRESETS, Preset, get_preset
+from tea_jax.runtime.compilation import enable_compilation_cache
+from tea_jax.studies.matched_runs import BASE, MatchedRuns, run_config_of, train_matched
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,6 @@ import tyro
 import yaml
 
 from experiments import command
-from tea_jax.compilation import enable_compilation_cache
 from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy, prompts_of_a_call
 from tea_jax.evaluation.identity import evaluation_spec
 from tea_jax.evaluation.records import Records
@@ -26,10 +25,11 @@ from tea_jax.models.policy import Policy
 from tea_jax.rewards.verifiers import answer_reader
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig
-from tea_jax.training import inputs
-from tea_jax.training import options as groups
-from tea_jax.training.config import RunConfig, load_config, to_dict
-from tea_jax.training.presets import get_preset
+from tea_jax.runs import build
+from tea_jax.runs import groups as groups
+from tea_jax.runs.config import RunConfig, load_config, to_dict
+from tea_jax.runs.presets import get_preset
+from tea_jax.runtime.compilation import enable_compilation_cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Flags:
   output: str = "runs/evaluation"
   baselines: tuple[str, ...] = ()
   figures: bool = True
-  model: groups.ModelOptions = dataclasses.field(default_factory=groups.ModelOptions)
-  data: groups.DataOptions = dataclasses.field(default_factory=groups.DataOptions)
-  reward: groups.RewardOptions = dataclasses.field(default_factory=groups.RewardOptions)
-  sampling: groups.SamplingOptions = dataclasses.field(default_factory=groups.SamplingOptions)
-  evaluation: groups.EvaluationOptions = dataclasses.field(default_factory=groups.EvaluationOptions)
-  mesh: groups.MeshOptions = dataclasses.field(default_factory=groups.MeshOptions)
+  model: groups.PolicyConfig = dataclasses.field(default_factory=groups.PolicyConfig)
+  data: groups.DataConfig = dataclasses.field(default_factory=groups.DataConfig)
+  reward: groups.RewardConfig = dataclasses.field(default_factory=groups.RewardConfig)
+  sampling: groups.RolloutConfig = dataclasses.field(default_factory=groups.RolloutConfig)
+  evaluation: groups.EvaluationConfig = dataclasses.field(default_factory=groups.EvaluationConfig)
+  mesh: groups.MeshConfig = dataclasses.field(default_factory=groups.MeshConfig)
 
 
 def parse(arguments: list[str]) -> tuple[dict[str, list[str]], Flags, bool]:
@@ -85,20 +85,20 @@ def load(name: str, flags: Flags) -> Policy:
       raise ValueError(f"{name} holds no finished policy; let its run end first")
     name = str(folder / "policy")
   model = dataclasses.replace(flags.model, name=name)
-  return inputs.load_run_policy(RunConfig(model=model, mesh=flags.mesh))
+  return build.load_run_policy(RunConfig(model=model, mesh=flags.mesh))
 
 
-def evaluate(label: str, policy: Policy, flags: Flags, splits: inputs.Splits, reward) -> Records:
+def evaluate(label: str, policy: Policy, flags: Flags, splits: build.Splits, reward) -> Records:
   """Records of one policy."""
   options = flags.evaluation
-  prompts = inputs.encode(splits["test"][: options.num_prompts], policy, flags.data)
+  prompts = build.encode(splits["test"][: options.num_prompts], policy, flags.data)
   names = ("temperature", "top_k", "top_p", "min_p", "max_completion_length")
   sampling = {name: getattr(flags.sampling, name) for name in names}
   engine = RolloutEngine(
     policy,
     SamplingConfig(**sampling),
     smallest_prompt=max(map(len, prompts.tokens)),
-    mesh=inputs.run_mesh(RunConfig(mesh=flags.mesh)),
+    mesh=build.run_mesh(RunConfig(mesh=flags.mesh)),
   )
   prompts_per_call = prompts_of_a_call(
     len(prompts),
@@ -143,8 +143,8 @@ def work(arguments: list[str]) -> None:
     print(yaml.safe_dump({"policies": policies} | to_dict(flags), sort_keys=False), end="")
     return
   enable_compilation_cache()
-  splits = inputs.load_splits(flags.data)
-  reward = inputs.make_run_reward(RunConfig(reward=flags.reward))
+  splits = build.load_splits(flags.data)
+  reward = build.make_run_reward(RunConfig(reward=flags.reward))
   runs: dict[str, list[Records]] = {}
   for label, names in policies.items():
     for index, name in enumerate(names):

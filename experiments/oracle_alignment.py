@@ -22,12 +22,12 @@ import tyro
 
 from experiments import command
 from tea_jax.advantages import GroupRule
-from tea_jax.compilation import enable_compilation_cache
-from tea_jax.evaluation import alignment, alignment_report, synthetic_pools
-from tea_jax.evaluation.policy_study import policy_study
-from tea_jax.training import options
-from tea_jax.training.config import RunConfig, to_dict
-from tea_jax.training.presets import get_preset, parse_rule
+from tea_jax.runs import groups
+from tea_jax.runs.config import RunConfig, to_dict
+from tea_jax.runs.presets import get_preset, parse_rule
+from tea_jax.runtime.compilation import enable_compilation_cache
+from tea_jax.studies.alignment import estimators, report, synthetic_pools
+from tea_jax.studies.alignment.policy_study import policy_study
 
 RULES = (
   "grpo",
@@ -61,9 +61,9 @@ class Flags:
   """Rules, each `name` or `name:argument=value,...`; "best_of_n_oracle" takes the group as pool."""
   pools: tuple[str, ...] = synthetic_pools.DEFAULT_POOLS
   """Shapes of the rewards (synthetic pools)."""
-  num_rollouts: tuple[int, ...] = alignment.PUBLISHED_SIZES
+  num_rollouts: tuple[int, ...] = estimators.PUBLISHED_SIZES
   """Group sizes m."""
-  budget: int = alignment.PUBLISHED_BUDGET
+  budget: int = estimators.PUBLISHED_BUDGET
   """N of the oracle, and of the rules that have a budget and do not name one."""
   num_prompts: int = 32
   """Prompts that one gradient is summed over."""
@@ -85,11 +85,11 @@ class Flags:
   """Folder of the results."""
   figure: bool = True
   """Draw alignment.png."""
-  model: options.ModelOptions = dataclasses.field(default_factory=options.ModelOptions)
-  data: options.DataOptions = dataclasses.field(default_factory=options.DataOptions)
-  reward: options.RewardOptions = dataclasses.field(default_factory=options.RewardOptions)
-  sampling: options.SamplingOptions = dataclasses.field(default_factory=options.SamplingOptions)
-  mesh: options.MeshOptions = dataclasses.field(default_factory=options.MeshOptions)
+  model: groups.PolicyConfig = dataclasses.field(default_factory=groups.PolicyConfig)
+  data: groups.DataConfig = dataclasses.field(default_factory=groups.DataConfig)
+  reward: groups.RewardConfig = dataclasses.field(default_factory=groups.RewardConfig)
+  sampling: groups.RolloutConfig = dataclasses.field(default_factory=groups.RolloutConfig)
+  mesh: groups.MeshConfig = dataclasses.field(default_factory=groups.MeshConfig)
 
 
 _OF_A_POLICY = ("model", "data", "reward", "sampling", "mesh")
@@ -118,19 +118,19 @@ def build_rules(flags: Flags) -> dict[str, GroupRule]:
   return rules
 
 
-def synthetic_study(flags: Flags) -> alignment_report.Study:
+def synthetic_study(flags: Flags) -> report.Study:
   rules = build_rules(flags)
   pool_key, group_key = jax.random.split(jax.random.key(flags.seed))
   pools = {pool: draw_pools(flags, pool, pool_key) for pool in flags.pools}
   study = {pool: {} for pool in flags.pools}
   for num_rollouts in flags.num_rollouts:
-    evaluate = alignment.make_alignment(rules, num_rollouts=num_rollouts, budget=flags.budget)
+    evaluate = estimators.make_alignment(rules, num_rollouts=num_rollouts, budget=flags.budget)
     for pool in flags.pools:
       study[pool][num_rollouts] = evaluate(group_key, pools[pool])
   return study
 
 
-def real_study(flags: Flags) -> alignment_report.Study:
+def real_study(flags: Flags) -> report.Study:
   enable_compilation_cache()
   shared = ("num_rollouts", "num_seeds", "budget", "num_prompts", "pool_size", "seed", "memory_gb")
   study = {name: getattr(flags, name) for name in shared}
@@ -152,9 +152,9 @@ def draw_pools(flags: Flags, pool: str, key: jax.Array) -> jax.Array:
   return jax.vmap(draw)(jax.random.split(key, flags.num_seeds))
 
 
-def show(study: alignment_report.Study, sizes: tuple[int, ...]) -> None:
-  tables = {pool: alignment_report.alignment_rows(study, pool) for pool in study}
-  tables["published, on a 1B language model"] = alignment_report.published_rows(list(sizes))
+def show(study: report.Study, sizes: tuple[int, ...]) -> None:
+  tables = {pool: report.alignment_rows(study, pool) for pool in study}
+  tables["published, on a 1B language model"] = report.published_rows(list(sizes))
   for title, rows in tables.items():
     table = rich.table.Table("rule", *(f"m={m}" for m in sizes), title=title, title_justify="left")
     for name, *cells in rows:
@@ -173,10 +173,10 @@ def work(flags: Flags) -> None:
   show(study, flags.num_rollouts)
   without = (*_OF_A_POLICY, "preset", "memory_gb") if flags.synthetic else _SYNTHETIC
   settings = {name: value for name, value in to_dict(flags).items() if name not in without}
-  report = alignment_report.write_alignment(
+  written = report.write_alignment(
     study, flags.output, settings=settings, compare=flags.compare, figure=flags.figure
   )
-  print(f"report: {report}")
+  print(f"report: {written}")
 
 
 if __name__ == "__main__":

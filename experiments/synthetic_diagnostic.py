@@ -20,18 +20,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from experiments import command
-from tea_jax.evaluation import synthetic_figures as figures
-from tea_jax.evaluation import synthetic_report as report
-from tea_jax.evaluation.synthetic_config import (
+from tea_jax.runtime.files import write_text
+from tea_jax.studies.gaussian_tail import figures as figures
+from tea_jax.studies.gaussian_tail import report as report
+from tea_jax.studies.gaussian_tail.config import (
   Cell,
   DiagnosticConfig,
   cell_name,
   diagnostic_cells,
 )
-from tea_jax.evaluation.synthetic_published import PUBLISHED_BATCHES
-from tea_jax.evaluation.synthetic_summary import Summary, summarize
-from tea_jax.evaluation.synthetic_tail import CellResult, simulate_cell
-from tea_jax.files import write_text
+from tea_jax.studies.gaussian_tail.published import PUBLISHED_BATCHES
+from tea_jax.studies.gaussian_tail.simulation import CellResult, simulate_cell
+from tea_jax.studies.gaussian_tail.summary import Summary, summarize
 
 
 @dataclasses.dataclass(frozen=True)

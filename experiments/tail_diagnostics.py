@@ -19,10 +19,10 @@ import tyro
 
 from experiments import command
 from tea_jax.evaluation import best_of_n_exact, plots, prompt_bootstrap
-from tea_jax.evaluation.diagnostics import gaussian_reference, qq_linearity
+from tea_jax.evaluation.qq_linearity import gaussian_reference, qq_linearity
 from tea_jax.evaluation.records import Records, read_records
 from tea_jax.evaluation.report_tables import markdown_table
-from tea_jax.files import write_text
+from tea_jax.runtime.files import write_text
 from tea_jax.tail import best_of_n_value, minimum_budget, tail_vector
 
 # Median, mean, 10th percentile of R^2, share at or above 0.95, in percent.

@@ -14,11 +14,11 @@ import tyro
 import yaml
 
 from experiments import command
-from tea_jax.compilation import enable_compilation_cache
-from tea_jax.models import hf
 from tea_jax.models.config import ModelConfig
-from tea_jax.training.config import RunConfig, load_config, to_dict
-from tea_jax.training.presets import PRESETS, get_preset
+from tea_jax.models.weights import huggingface
+from tea_jax.runs.config import RunConfig, load_config, to_dict
+from tea_jax.runs.presets import PRESETS, get_preset
+from tea_jax.runtime.compilation import enable_compilation_cache
 
 
 def parse(arguments: list[str]) -> tuple[RunConfig, bool]:
@@ -41,7 +41,7 @@ def dry_run(config: RunConfig) -> None:
   """Prints parameter count, memory estimate and compiled shapes; loads no weights."""
   import jax
 
-  from tea_jax.training.memory import describe, estimate_memory
+  from tea_jax.runs.plan import describe, estimate_memory
 
   print(f"rule: {config.advantage_rule()!r}")
   estimate = estimate_memory(
@@ -56,16 +56,18 @@ def model_config(name: str) -> ModelConfig:
   Raises:
     FileNotFoundError: if it is neither local nor on the hub.
   """
-  from tea_jax.models import gguf, load
-  from tea_jax.models.gguf_file import GgufFile
+  from tea_jax.models.weights import gguf, load
+  from tea_jax.models.weights.gguf_file import GgufFile
 
   if name == load.SMOLLM2 or pathlib.Path(name).exists():
     path = load.resolve(name)
-    return gguf.config_from_gguf(GgufFile(path)) if path.is_file() else hf.read_config(path)[0]
+    return (
+      gguf.config_from_gguf(GgufFile(path)) if path.is_file() else huggingface.read_config(path)[0]
+    )
   from huggingface_hub import hf_hub_download
 
   try:
-    return hf.read_config(pathlib.Path(hf_hub_download(name, "config.json")).parent)[0]
+    return huggingface.read_config(pathlib.Path(hf_hub_download(name, "config.json")).parent)[0]
   except Exception as error:
     raise FileNotFoundError(
       f"the config of {name!r} is neither local nor to be had from the hub "

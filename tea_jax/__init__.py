@@ -55,14 +55,14 @@ from tea_jax.advantages import (  # isort: skip
 )
 
 if TYPE_CHECKING:
-  from tea_jax.models.load import load_policy, load_sequence_classifier
   from tea_jax.models.lora import LoraConfig, init_adapters, merge_adapters
-  from tea_jax.models.peft import load_adapters, save_adapters
   from tea_jax.models.policy import Policy
   from tea_jax.models.sharding import make_mesh
+  from tea_jax.models.weights.load import load_policy, load_sequence_classifier
+  from tea_jax.models.weights.peft import load_adapters, save_adapters
   from tea_jax.rollout.engine import RolloutEngine
   from tea_jax.rollout.sampling import SamplingConfig
-  from tea_jax.training.config import RunConfig
+  from tea_jax.runs.config import RunConfig
   from tea_jax.training.loop import train
 
 __version__ = "0.1.0"
@@ -72,15 +72,15 @@ _LAZY = {
   "LoraConfig": "tea_jax.models.lora",
   "Policy": "tea_jax.models.policy",
   "RolloutEngine": "tea_jax.rollout.engine",
-  "RunConfig": "tea_jax.training.config",
+  "RunConfig": "tea_jax.runs.config",
   "SamplingConfig": "tea_jax.rollout.sampling",
   "init_adapters": "tea_jax.models.lora",
-  "load_adapters": "tea_jax.models.peft",
-  "load_policy": "tea_jax.models.load",
-  "load_sequence_classifier": "tea_jax.models.load",
+  "load_adapters": "tea_jax.models.weights.peft",
+  "load_policy": "tea_jax.models.weights.load",
+  "load_sequence_classifier": "tea_jax.models.weights.load",
   "make_mesh": "tea_jax.models.sharding",
   "merge_adapters": "tea_jax.models.lora",
-  "save_adapters": "tea_jax.models.peft",
+  "save_adapters": "tea_jax.models.weights.peft",
   "train": "tea_jax.training.loop",
 }
 

@@ -8,10 +8,10 @@ from typing import NamedTuple, get_args
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from tea_jax.advantages.aligned_weights import WeightNormalization, aligned_weights
 from tea_jax.advantages.group_relative import check_standardization
 from tea_jax.advantages.parts import centre, group_sum, standardize
 from tea_jax.advantages.rule import Group
+from tea_jax.strategies.aligned_weights import WeightNormalization, aligned_weights
 
 
 class AlignedOptions(NamedTuple):

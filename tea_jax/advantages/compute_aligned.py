@@ -18,17 +18,17 @@ from tea_jax.advantages.aligned_options import (
   log_success_rate,
   weighted_advantage,
 )
-from tea_jax.advantages.aligned_weights import (
+from tea_jax.advantages.parts import count_below
+from tea_jax.advantages.registry import register_advantage
+from tea_jax.advantages.rule import Group, GroupRule
+from tea_jax.advantages.tracking import quantile_tracker, threshold_tracker
+from tea_jax.strategies.aligned_weights import (
   WeightNormalization,
   log_best_of_n_weight,
   log_majority_weight,
   log_pass_weight,
   majority_threshold,
 )
-from tea_jax.advantages.parts import count_below
-from tea_jax.advantages.registry import register_advantage
-from tea_jax.advantages.rule import Group, GroupRule
-from tea_jax.advantages.tracking import quantile_tracker, threshold_tracker
 
 Quantile = Literal["strict", "rank", "laplace", "tracked"]
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from tea_jax.advantages.aligned_weights import majority_threshold
+from tea_jax.strategies.aligned_weights import majority_threshold
 
 
 class Tracker(NamedTuple):

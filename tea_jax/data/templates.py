@@ -8,8 +8,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from tea_jax.chat import apply_chat_template
 from tea_jax.data.prompts import Prompt, column_names
+from tea_jax.models.weights.chat import apply_chat_template
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from tea_jax.evaluation.bootstrap import (
   prompt_bootstrap,
   win_tie_loss,
 )
-from tea_jax.evaluation.diagnostics import QQLinearity, gaussian_reference, qq_linearity
 from tea_jax.evaluation.pass_at_k import majority_at_k, pass_at_k
+from tea_jax.evaluation.qq_linearity import QQLinearity, gaussian_reference, qq_linearity
 
 # Figures, records and reports need optional packages or the heavier rooms: import their modules.
 __all__ = [

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tea_jax.training.config import to_dict
-from tea_jax.training.options import DataOptions, ModelOptions, SamplingOptions
+from tea_jax.runs.config import to_dict
+from tea_jax.runs.groups import DataConfig, PolicyConfig, RolloutConfig
 
 
 def evaluation_spec(
-  params: Any, *, model: ModelOptions, data: DataOptions, sampling: SamplingOptions, seed: int
+  params: Any, *, model: PolicyConfig, data: DataConfig, sampling: RolloutConfig, seed: int
 ) -> dict[str, Any]:
   """Everything beside prompts and reward on which the completions of a policy depend.
 

@@ -19,8 +19,8 @@ from scipy.special import ndtri
 
 from tea_jax.evaluation.best_of_n import checked_rewards
 from tea_jax.evaluation.bootstrap import Interval
-from tea_jax.evaluation.diagnostics import DEFAULT_PROBABILITIES
-from tea_jax.files import write_whole
+from tea_jax.evaluation.qq_linearity import DEFAULT_PROBABILITIES
+from tea_jax.runtime.files import write_whole
 
 # Distinguishable under the common colour-vision deficiencies (Okabe and Ito).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5C00")

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
-from tea_jax.files import write_text, write_whole
+from tea_jax.runtime.files import write_text, write_whole
 
 
 class Samples(NamedTuple):

@@ -31,8 +31,8 @@ from tea_jax.evaluation.report_tables import (
   samples_section,
   seeds_table,
 )
-from tea_jax.files import write_text
 from tea_jax.rewards.verifiers import extract_boxed
+from tea_jax.runtime.files import write_text
 
 _METHODS = """\
 Intervals are 95 % percentile bootstraps over prompts ({resamples}); differences are paired by

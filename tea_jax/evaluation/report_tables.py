@@ -10,7 +10,7 @@ import numpy as np
 
 from tea_jax.evaluation.bootstrap import Interval
 from tea_jax.evaluation.comparison import Comparison, Runs
-from tea_jax.evaluation.diagnostics import gaussian_reference, qq_linearity
+from tea_jax.evaluation.qq_linearity import gaussian_reference, qq_linearity
 from tea_jax.evaluation.records import Records
 
 

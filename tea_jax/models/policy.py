@@ -8,11 +8,12 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tea_jax.models import causal_lm, decoding, hf, shared_prompt
+from tea_jax.models import causal_lm, decoding, shared_prompt
 from tea_jax.models.attention import AttentionKind
 from tea_jax.models.causal_lm import Params, Remat
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.decoding import Cache, Prefill
+from tea_jax.models.weights import huggingface
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,4 +113,4 @@ class Policy:
   def save_pretrained(self, path: Any, params: Params | None = None, **options: Any) -> None:
     """Writes a Hugging Face folder of `params`, or of the weights carried; see `hf`."""
     weights = self.params if params is None else params
-    hf.save_pretrained(path, self.config, weights, self.tokenizer, **options)
+    huggingface.save_pretrained(path, self.config, weights, self.tokenizer, **options)

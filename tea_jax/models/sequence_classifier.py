@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from tea_jax.models import causal_lm, hf
+from tea_jax.models import causal_lm
 from tea_jax.models.causal_lm import Backbone, Linear, Params, pure_params
 from tea_jax.models.config import ModelConfig
+from tea_jax.models.weights import huggingface
 
 
 class SequenceClassifierModule(Backbone):
@@ -61,9 +62,9 @@ class SequenceClassifier:
     )
 
   def save_pretrained(self, path: Any, params: Params | None = None, **options: Any) -> None:
-    """Writes the Hugging Face folder; see `hf.save_pretrained`."""
+    """Writes the Hugging Face folder; see `huggingface.save_pretrained`."""
     weights = self.params if params is None else params
-    hf.save_pretrained(
+    huggingface.save_pretrained(
       path, self.config, weights, self.tokenizer, head="sequence_classifier", **options
     )
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tea_jax.files import write_text
 from tea_jax.rewards.base import RewardError
+from tea_jax.runtime.files import write_text
 
 
 def write_failed_call(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from tea_jax.chat import apply_chat_template
+from tea_jax.models.weights.chat import apply_chat_template
 
 Message = dict[str, str]
 
@@ -137,7 +137,7 @@ def load_model_reward(
     param_dtype: of the weights, which are never trained: 16 GB instead of 32 for 8B parameters.
     batch_size, max_length, length_multiple: see `ModelReward`.
   """
-  from tea_jax.models.load import load_sequence_classifier
+  from tea_jax.models.weights.load import load_sequence_classifier
 
   classifier = load_sequence_classifier(
     name_or_path, compute_dtype=compute_dtype, param_dtype=param_dtype

@@ -15,9 +15,9 @@ import numpy as np
 from tea_jax.advantages import GroupRule, advantage_diagnostics
 from tea_jax.rewards.verifiers import extract_boxed
 from tea_jax.rollout.types import Rollouts
+from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.tail import minimum_budget
 from tea_jax.training.kl import kl_in_reward
-from tea_jax.training.objective import ObjectiveConfig
 
 
 class AdvantageStep:

@@ -7,17 +7,13 @@ the second. Axes: P prompts, m rollouts of each, T completion tokens.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from tea_jax.runs.objective import KLEstimator, KLGradient
 from tea_jax.training.ratios import MAX_LOG_RATIO, completion_mask, log_ratio
-
-KLEstimator = Literal["k1", "k2", "k3"]
-KLGradient = Literal["token", "trajectory", "estimator"]
 
 
 def kl_estimate(

@@ -25,10 +25,10 @@ from tea_jax.rollout.cache import bucket
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.rollout.types import Rollouts
-from tea_jax.training.config import RunConfig
-from tea_jax.training.optimizer import OptimizerConfig
-from tea_jax.training.options import ModelOptions
-from tea_jax.training.step import (
+from tea_jax.runs.build import lora_config
+from tea_jax.runs.config import RunConfig
+from tea_jax.runs.optimizer import OptimizerConfig
+from tea_jax.training.update import (
   init_optimizer,
   make_evaluate_logprobs,
   make_update,
@@ -127,14 +127,6 @@ def make_learner(
     shape = dataclasses.replace(policy, params={})
     _LEARNERS[key] = _build(shape, sampling, lora, objective, optimizer, prompt_length, mesh)
   return _LEARNERS[key]
-
-
-def lora_config(options: ModelOptions) -> LoraConfig | None:
-  """The adapters that the flags ask for; None if all weights are trained."""
-  if options.lora_rank == 0:
-    return None
-  alpha = 2.0 * options.lora_rank if options.lora_alpha is None else options.lora_alpha
-  return LoraConfig(rank=options.lora_rank, alpha=alpha, targets=options.lora_targets)
 
 
 def _build(policy, sampling, lora, objective, optimizer, prompt_length, mesh) -> Learner:

@@ -22,33 +22,26 @@ from rich.console import Console
 
 from tea_jax.advantages import GroupRule
 from tea_jax.data import PromptIterator
-from tea_jax.host_memory import return_free_memory
+from tea_jax.evaluation.scoring import Scorer, Scores, sample_record
 from tea_jax.models.policy import Policy
 from tea_jax.rewards import RewardError, RewardFunction
 from tea_jax.rewards.verifiers import answer_reader
 from tea_jax.rollout.types import Rollouts
-from tea_jax.training import inputs
+from tea_jax.runs import build
+from tea_jax.runs.checkpoints import CheckpointStore
+from tea_jax.runs.config import RunConfig
+from tea_jax.runs.folder import RunFolder
+from tea_jax.runs.log import RunLog, plain, read_jsonl
+from tea_jax.runs.state import Best, State, restore_state, save_state
+from tea_jax.runtime.memory import return_free_memory
 from tea_jax.training.advantage_step import AdvantageStep, rewards_for_rule
-from tea_jax.training.checkpoints import CheckpointStore
+from tea_jax.training.batch_updates import update_on_batch
 from tea_jax.training.clock import Clock
-from tea_jax.training.config import RunConfig
 from tea_jax.training.learner import make_learner, place, trim
-from tea_jax.training.metrics import (
-  RunLog,
-  completion_metrics,
-  memory_metrics,
-  plain,
-  read_jsonl,
-  reward_metrics,
-)
+from tea_jax.training.metrics import completion_metrics, memory_metrics, reward_metrics
 from tea_jax.training.optimizer import learning_rates
-from tea_jax.training.run_folder import RunFolder
-from tea_jax.training.scoring import Scorer, Scores, sample_record
-from tea_jax.training.selection import Best, better, selection_score
-from tea_jax.training.state import State, restore_state, save_state
-from tea_jax.training.step import Batch
-from tea_jax.training.updates import update_on_batch
-from tea_jax.training.validation import Validation
+from tea_jax.training.update import Batch
+from tea_jax.training.validation import Validation, better, selection_score
 
 # What a key is for. Those of rollouts and advantages also fold in the step.
 _DATA, _ADAPTERS, _ROLLOUT, _ADVANTAGE, _VALIDATION = range(5)
@@ -80,7 +73,7 @@ def train(
   config: RunConfig,
   *,
   policy: Policy | None = None,
-  splits: inputs.Splits | None = None,
+  splits: build.Splits | None = None,
   reward: RewardFunction | None = None,
   rule: GroupRule | None = None,
   console: Console | None = None,
@@ -126,20 +119,20 @@ class Run:
     folder: RunFolder,
     *,
     policy: Policy | None = None,
-    splits: inputs.Splits | None = None,
+    splits: build.Splits | None = None,
     reward: RewardFunction | None = None,
     rule: GroupRule | None = None,
     console: Console | None = None,
   ):
     self.config, self.folder = config, folder
     console = console or Console()
-    self.policy = policy or inputs.load_run_policy(config)
-    self.mesh = inputs.run_mesh(config)
-    splits = splits or inputs.load_splits(config.data)
-    self.prompts = inputs.encode(splits["train"], self.policy, config.data)
+    self.policy = policy or build.load_run_policy(config)
+    self.mesh = build.run_mesh(config)
+    splits = splits or build.load_splits(config.data)
+    self.prompts = build.encode(splits["train"], self.policy, config.data)
     self.validation = Validation(config, splits, self.policy)
     self.scorer = Scorer(
-      reward or inputs.make_run_reward(config),
+      reward or build.make_run_reward(config),
       self.policy.tokenizer,
       num_steps=config.steps,
       folder=folder.path / "rollouts",
@@ -344,7 +337,7 @@ class Run:
     rewards = self.validation.rewards(
       self.learner.engine, params, self.scorer, key=self._key(_VALIDATION)
     )
-    score = selection_score(rewards, self.config.selection.top)
+    score = selection_score(rewards, self.config.validation.top)
     best = better(self.state.best, done, score)
     if best.step == done and self.config.checkpoint.final_policy == "best":
       self.folder.save_best(self.policy, params, done)

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 
 from tea_jax.data import EncodedPrompts
+from tea_jax.evaluation.sampling import sample_rewards
+from tea_jax.evaluation.scoring import Scorer
 from tea_jax.models.policy import Policy
 from tea_jax.rollout.engine import RolloutEngine
-from tea_jax.training import inputs
-from tea_jax.training.config import RunConfig
-from tea_jax.training.scoring import Scorer
-from tea_jax.training.selection import sample_rewards
+from tea_jax.runs import build
+from tea_jax.runs.config import RunConfig
+from tea_jax.runs.state import Best
 
 
 class Validation:
@@ -28,32 +29,32 @@ class Validation:
     ValueError: if the run validates and has no validation prompts.
   """
 
-  def __init__(self, config: RunConfig, splits: inputs.Splits, policy: Policy):
+  def __init__(self, config: RunConfig, splits: build.Splits, policy: Policy):
     self.config = config
     self.prompts = EncodedPrompts([], [], [])
-    if config.selection.every:
-      chosen = list(splits.get("validation", ()))[: config.selection.num_prompts]
+    if config.validation.every:
+      chosen = list(splits.get("validation", ()))[: config.validation.num_prompts]
       if not chosen:
-        raise ValueError("selection.every > 0 needs validation prompts; set data.num_validation.")
-      self.prompts = inputs.encode(chosen, policy, config.data)
+        raise ValueError("validation.every > 0 needs validation prompts; set data.num_validation.")
+      self.prompts = build.encode(chosen, policy, config.data)
 
   def due(self, done: int) -> bool:
-    """Whether to validate after `done` steps: every `selection.every`, and after the last."""
-    every = self.config.selection.every
+    """Whether to validate after `done` steps: every `validation.every`, and after the last."""
+    every = self.config.validation.every
     return bool(every) and (done % every == 0 or done == self.config.steps)
 
   @property
   def has_own_shape(self) -> bool:
     """Whether its calls are compiled apart: it draws fewer samples than a training group has."""
     config = self.config
-    fewer = config.selection.num_samples < config.sampling.num_rollouts
-    return bool(config.selection.every) and fewer
+    fewer = config.validation.num_samples < config.sampling.num_rollouts
+    return bool(config.validation.every) and fewer
 
   def compile(self, engine: RolloutEngine, params: Any, key: jax.Array) -> None:
     """Samples one call in the validation's shape, so that nothing compiles later."""
     tokens = self.prompts.tokens
     chosen = [tokens[i % len(tokens)] for i in range(self.config.data.prompts_per_step)]
-    engine.generate(params, chosen, key=key, num_rollouts=self.config.selection.num_samples)
+    engine.generate(params, chosen, key=key, num_rollouts=self.config.validation.num_samples)
 
   def rewards(
     self, engine: RolloutEngine, params: Any, scorer: Scorer, *, key: jax.Array
@@ -66,7 +67,29 @@ class Validation:
       [prompt.id for prompt in self.prompts.prompts],
       lambda rollouts, chosen: scorer(self.prompts, chosen, rollouts, step=None).rewards,
       key=key,
-      num_samples=self.config.selection.num_samples,
+      num_samples=self.config.validation.num_samples,
       prompts_per_call=self.config.data.prompts_per_step,
       num_rollouts=self.config.sampling.num_rollouts,
     )
+
+
+def selection_score(rewards: np.ndarray, top: int) -> float:
+  """Mean over prompts of the mean of each prompt's `top` best rewards.
+
+  Args:
+    rewards: `[P, n]`; NaN where not scored.
+    top: how many of the best count; all of them where fewer are scored.
+  """
+  scores = []
+  for row in np.asarray(rewards, np.float64):
+    scored = np.sort(row[~np.isnan(row)])[::-1]
+    if scored.size:
+      scores.append(scored[:top].mean())
+  if not scores:
+    raise ValueError("no validation completion was scored; selection needs a reward for them.")
+  return float(np.mean(scores))
+
+
+def better(best: Best | None, step: int, score: float) -> Best:
+  """The better of two; the earlier one on ties."""
+  return Best(step, score) if best is None or score > best.score else best

@@ -75,7 +75,7 @@ def test_a_taken_name_is_refused(scratch_registry):
   def mine():
     return lambda rewards: rewards
 
-  with pytest.raises(ValueError, match=r"'tea' is already registered by tea_jax.advantages.tail"):
+  with pytest.raises(ValueError, match=r"'tea' is already registered by tea_jax.advantages.tea"):
     register_advantage("tea")(mine)
 
 

@@ -14,15 +14,15 @@ import subprocess
 import sys
 import tempfile
 
-from tea_jax.models import hf
-from tea_jax.models.load import SMOLLM2, load_policy
+from tea_jax.models.weights import huggingface
+from tea_jax.models.weights.load import SMOLLM2, load_policy
 
 REPETITIONS = 5
 
 _CHILD = """
 import json, sys, threading, time
 import jax, psutil
-from tea_jax.models.load import load_policy
+from tea_jax.models.weights.load import load_policy
 import gguf.quants  # an import, not part of the load
 
 jax.block_until_ready(jax.numpy.zeros(1) + 1)
@@ -72,7 +72,7 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "saved"
     policy = load_policy(name)
-    hf.save_pretrained(path, policy.config, policy.params, policy.tokenizer)
+    huggingface.save_pretrained(path, policy.config, policy.params, policy.tokenizer)
     del policy
     print(f"as a float32 folder: {measure(str(path), repetitions)}")
 

@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tea_jax.compilation import enable_compilation_cache
 from tea_jax.models.causal_lm import init_params
 from tea_jax.models.layers import times_transposed
 from tea_jax.models.policy import Policy
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig
+from tea_jax.runtime.compilation import enable_compilation_cache
 from tests.benchmarks.common import SMOLLM2, seconds, torch_model
 
 

@@ -23,7 +23,7 @@ import tempfile
 import time
 
 from tea_jax.advantages import AdvantageFlags
-from tea_jax.training.presets import get_preset
+from tea_jax.runs.presets import get_preset
 from tests.benchmarks.common import peak_gib
 
 WARM_UP = 2
@@ -42,7 +42,7 @@ def _config(folder: pathlib.Path, steps: int):
 
 
 def tea_jax_side(folder: pathlib.Path, steps: int) -> list[float]:
-  from tea_jax.compilation import enable_compilation_cache
+  from tea_jax.runtime.compilation import enable_compilation_cache
   from tea_jax.training.loop import train
 
   enable_compilation_cache()
@@ -57,14 +57,14 @@ def trl_side(folder: pathlib.Path, steps: int) -> list[float]:
   import transformers
   import trl
 
-  from tea_jax.training import inputs
+  from tea_jax.runs import build
 
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   config = _config(folder, steps)
-  policy = inputs.load_run_policy(config)
+  policy = build.load_run_policy(config)
   policy.save_pretrained(folder / "model")
-  splits = inputs.load_splits(config.data)
-  score = inputs.make_run_reward(config)
+  splits = build.load_splits(config.data)
+  score = build.make_run_reward(config)
   group = config.sampling.num_rollouts
 
   def reward(prompts, completions, **_):

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tea_jax.compilation import enable_compilation_cache
 from tea_jax.models.causal_lm import init_params
 from tea_jax.models.logprobs import group_logprobs
 from tea_jax.models.policy import Policy
 from tea_jax.rollout.types import Rollouts
+from tea_jax.runtime.compilation import enable_compilation_cache
 from tests.benchmarks.common import SMOLLM2, peak_gib, seconds, torch_model
 
 

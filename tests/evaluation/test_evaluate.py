@@ -12,7 +12,7 @@ from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy, prompts
 from tea_jax.evaluation.records import Samples, read_records
 from tea_jax.rewards import RewardError
 from tea_jax.rollout.types import Rollouts
-from tea_jax.training.metrics import read_jsonl
+from tea_jax.runs.log import read_jsonl
 
 PROMPTS = [make_prompt(f"prompt {number}", {"bonus": number}) for number in range(7)]
 

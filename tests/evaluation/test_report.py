@@ -11,7 +11,7 @@ from tea_jax.evaluation.plots import line_styles
 from tea_jax.evaluation.records import Records, Samples
 from tea_jax.evaluation.report import write_report
 from tea_jax.evaluation.report_tables import markdown_table
-from tea_jax.training.presets import PRESETS
+from tea_jax.runs.presets import PRESETS
 
 P, N = 12, 16
 DIFFICULTY = np.random.default_rng(0).normal(scale=3.0, size=(P, 1))

@@ -3,9 +3,9 @@ import json
 import pytest
 
 from experiments import compare
-from tea_jax.evaluation.matched_runs import train_matched
-from tea_jax.training.presets import PRESETS
-from tests.evaluation.test_matched_runs import preset, splits
+from tea_jax.runs.presets import PRESETS
+from tea_jax.studies.matched_runs import train_matched
+from tests.studies.test_matched_runs import preset, splits
 from tests.training import tiny
 
 

@@ -24,9 +24,9 @@ def policy_folder(tmp_path_factory):
   from tokenizers import Tokenizer, models, pre_tokenizers
   from transformers import PreTrainedTokenizerFast
 
-  from tea_jax.models import hf
   from tea_jax.models.causal_lm import init_params
   from tea_jax.models.config import ModelConfig
+  from tea_jax.models.weights import huggingface
 
   letters = ["<eos>", *"abcdefghijklmnopqrstuvwxyz .,"]
   backend = Tokenizer(models.WordLevel({x: i for i, x in enumerate(letters)}, unk_token="."))
@@ -47,7 +47,9 @@ def policy_folder(tmp_path_factory):
   folders = []
   for seed in (0, 1):
     folder = tmp_path_factory.mktemp("policies") / f"policy{seed}"
-    hf.save_pretrained(folder, config, init_params(config, jax.random.key(seed)), tokenizer)
+    huggingface.save_pretrained(
+      folder, config, init_params(config, jax.random.key(seed)), tokenizer
+    )
     folders.append(str(folder))
   return folders
 

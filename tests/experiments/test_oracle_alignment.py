@@ -6,7 +6,7 @@ import pytest
 
 from experiments import oracle_alignment
 from tea_jax.advantages import grpo, tea
-from tea_jax.evaluation.policy_study import policy_study
+from tea_jax.studies.alignment.policy_study import policy_study
 from tests.training import tiny
 
 

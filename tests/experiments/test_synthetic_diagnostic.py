@@ -8,7 +8,7 @@ import json
 import pytest
 
 from experiments import synthetic_diagnostic as script
-from tea_jax.evaluation.synthetic_config import (
+from tea_jax.studies.gaussian_tail.config import (
   Cell,
   DiagnosticConfig,
   cell_name,

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from experiments import train
-from tea_jax.training.config import RunConfig, save_config
+from tea_jax.runs.config import RunConfig, save_config
 from tests.training import tiny
 
 
@@ -40,10 +40,10 @@ def test_errors_are_one_line(arguments, words, capsys):
 
 
 def test_a_dry_run_of_a_folder_prints_what_would_run(tmp_path, capsys):
-  from tea_jax.models import hf
+  from tea_jax.models.weights import huggingface
 
   policy = tiny.policy()
-  hf.save_pretrained(tmp_path / "model", policy.config, policy.params, policy.tokenizer)
+  huggingface.save_pretrained(tmp_path / "model", policy.config, policy.params, policy.tokenizer)
   arguments = f"--dry-run --model.name {tmp_path}/model --run-folder {tmp_path}/run --steps 2"
   assert train.main(arguments.split()) == 0
   shown = capsys.readouterr().out
@@ -54,12 +54,12 @@ def test_a_dry_run_of_a_folder_prints_what_would_run(tmp_path, capsys):
 
 
 def _flags(tmp_path, steps):
-  from tea_jax.models import hf
+  from tea_jax.models.weights import huggingface
 
   policy = tiny.policy()
-  hf.save_pretrained(tmp_path / "model", policy.config, policy.params, policy.tokenizer)
+  huggingface.save_pretrained(tmp_path / "model", policy.config, policy.params, policy.tokenizer)
   own = f"--model.name {tmp_path}/model --steps {steps} --sampling.num-rollouts 8"
-  return [*own.split(), "--selection.every", "0", *tiny.flags(tmp_path)]
+  return [*own.split(), "--validation.every", "0", *tiny.flags(tmp_path)]
 
 
 @pytest.mark.slow

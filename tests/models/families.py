@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from tea_jax.models.causal_lm import abstract_params
-from tea_jax.models.hf_config import config_from_hf, head_from_hf
-from tea_jax.models.reader import flatten, stored_shape
-from tea_jax.models.safetensors_io import Stored, write_safetensors
 from tea_jax.models.sequence_classifier import abstract_classifier_params
-from tea_jax.models.tensor_map import huggingface_map
+from tea_jax.models.weights.huggingface_config import config_from_hf, head_from_hf
+from tea_jax.models.weights.reader import flatten, stored_shape
+from tea_jax.models.weights.safetensors_files import Stored, write_safetensors
+from tea_jax.models.weights.tensor_map import huggingface_map
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 

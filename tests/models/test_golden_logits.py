@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from tea_jax.models import causal_lm, hf
+from tea_jax.models import causal_lm
 from tea_jax.models.sequence_classifier import abstract_classifier_params, score
+from tea_jax.models.weights import huggingface
 from tests.models.families import CAUSAL, CLASSIFIERS, FAMILIES, GOLDEN, LENGTHS, tokens
 from tests.models.families import write_folder as write
 
@@ -16,8 +17,8 @@ TOLERANCE = 2e-4
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_logits_match_the_recorded_ones(name, tmp_path):
-  config, _ = hf.read_config(write(tmp_path, FAMILIES[name]))
-  params = hf.load_params(tmp_path, config, causal_lm.abstract_params(config))
+  config, _ = huggingface.read_config(write(tmp_path, FAMILIES[name]))
+  params = huggingface.load_params(tmp_path, config, causal_lm.abstract_params(config))
 
   @jax.jit
   def run(params, rows, lengths):
@@ -34,8 +35,8 @@ def test_logits_match_the_recorded_ones(name, tmp_path):
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_scores_match_the_recorded_ones(name, tmp_path):
-  config, head = hf.read_config(write(tmp_path, FAMILIES[name]))
-  params = hf.load_params(tmp_path, config, abstract_classifier_params(config), head=head)
+  config, head = huggingface.read_config(write(tmp_path, FAMILIES[name]))
+  params = huggingface.load_params(tmp_path, config, abstract_classifier_params(config), head=head)
   ours = score(config, params, tokens(), LENGTHS)
   recorded = np.load(GOLDEN / f"logits_{name}.npz")
   theirs = np.concatenate([recorded[key] for key in recorded.files])
@@ -44,8 +45,8 @@ def test_scores_match_the_recorded_ones(name, tmp_path):
 
 
 def test_score_reads_the_last_valid_token_whatever_the_padding(tmp_path):
-  config, head = hf.read_config(write(tmp_path, FAMILIES["llama_classifier"]))
-  params = hf.load_params(tmp_path, config, abstract_classifier_params(config), head=head)
+  config, head = huggingface.read_config(write(tmp_path, FAMILIES["llama_classifier"]))
+  params = huggingface.load_params(tmp_path, config, abstract_classifier_params(config), head=head)
   rows = tokens()
   padded = np.where(np.arange(60) < LENGTHS[:, None], rows, config.eos_token_ids[0])
   np.testing.assert_array_equal(

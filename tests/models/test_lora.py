@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tea_jax.models import causal_lm, hf
-from tea_jax.models.hf_config import config_from_hf
-from tea_jax.models.load import load_policy
+from tea_jax.models import causal_lm
 from tea_jax.models.lora import LoraConfig, init_adapters, merge_adapters
-from tea_jax.models.peft import load_adapters, save_adapters
+from tea_jax.models.weights import huggingface
+from tea_jax.models.weights.huggingface_config import config_from_hf
+from tea_jax.models.weights.load import load_policy
+from tea_jax.models.weights.peft import load_adapters, save_adapters
 from tests.models.families import FAMILIES, LENGTHS, hashed, tokens, write_folder
 
 CONFIG = config_from_hf(FAMILIES["llama"])
@@ -280,7 +281,7 @@ def test_merged_logits_match_torch_with_the_saved_adapter_beside_each_module(nam
   from tests.models.test_parity_families import torch_logits, torch_model
 
   folder = write_folder(tmp_path / "model", FAMILIES[name])
-  config, _ = hf.read_config(folder)
+  config, _ = huggingface.read_config(folder)
   targets = ("query", "key", "value", "output", "up", "down")
   lora = LoraConfig(rank=3, alpha=5.0, targets=targets)
   adapters = random_adapters(config, lora)
@@ -298,7 +299,7 @@ def test_merged_logits_match_torch_with_the_saved_adapter_beside_each_module(nam
 
       model.get_submodule(module).register_forward_hook(beside)
   theirs = torch_logits(model, tokens(), LENGTHS)
-  params = hf.load_params(folder, config, causal_lm.abstract_params(config))
+  params = huggingface.load_params(folder, config, causal_lm.abstract_params(config))
   merged = merge_adapters(params, adapters, lora)
   hidden = causal_lm.hidden_states(config, merged, tokens())
   ours = np.asarray(causal_lm.logits(config, merged, hidden))

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from tea_jax.models import causal_lm, hf
+from tea_jax.models import causal_lm
 from tea_jax.models.sequence_classifier import abstract_classifier_params, score
+from tea_jax.models.weights import huggingface
 from tests.models.families import CAUSAL, CLASSIFIERS, FAMILIES, LENGTHS, tokens, write_folder
 
 pytest.importorskip("torch")
@@ -42,9 +43,9 @@ def torch_logits(model, rows, lengths):
 
 
 def our_logits(folder, rows, lengths):
-  config, head = hf.read_config(folder)
+  config, head = huggingface.read_config(folder)
   assert head == "causal_lm"
-  params = hf.load_params(folder, config, causal_lm.abstract_params(config))
+  params = huggingface.load_params(folder, config, causal_lm.abstract_params(config))
 
   @jax.jit
   def run(params, rows, lengths):
@@ -66,9 +67,9 @@ def test_logits_of_a_ragged_batch_match_transformers(name, tmp_path):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_scores_of_a_ragged_batch_match_transformers(name, tmp_path):
   folder = write_folder(tmp_path / name, FAMILIES[name])
-  config, head = hf.read_config(folder)
+  config, head = huggingface.read_config(folder)
   assert head == "sequence_classifier"
-  params = hf.load_params(folder, config, abstract_classifier_params(config), head=head)
+  params = huggingface.load_params(folder, config, abstract_classifier_params(config), head=head)
   ours = score(config, params, tokens(), LENGTHS)
   theirs = [row[0] for row in torch_logits(torch_model(folder), tokens(), LENGTHS)]
   np.testing.assert_allclose(ours, theirs, atol=TOLERANCE, rtol=0)
@@ -78,12 +79,12 @@ def test_scores_of_a_ragged_batch_match_transformers(name, tmp_path):
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_saved_folder_gives_the_same_logits_in_transformers(name, tmp_path):
   source = write_folder(tmp_path / "source" / name, FAMILIES[name])
-  config, head = hf.read_config(source)
+  config, head = huggingface.read_config(source)
   abstract = (causal_lm.abstract_params if head == "causal_lm" else abstract_classifier_params)(
     config
   )
-  params = hf.load_params(source, config, abstract, head=head)
-  hf.save_pretrained(tmp_path / "saved" / name, config, params, head=head)
+  params = huggingface.load_params(source, config, abstract, head=head)
+  huggingface.save_pretrained(tmp_path / "saved" / name, config, params, head=head)
   before = torch_logits(torch_model(source), tokens(), LENGTHS)
   after = torch_logits(torch_model(tmp_path / "saved" / name), tokens(), LENGTHS)
   for row in range(len(LENGTHS)):

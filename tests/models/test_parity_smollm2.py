@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from tea_jax.models import hf
-from tea_jax.models.load import SMOLLM2, load_policy, resolve
+from tea_jax.models.weights import huggingface
+from tea_jax.models.weights.load import SMOLLM2, load_policy, resolve
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig
 
@@ -116,7 +116,7 @@ def test_logits_of_a_long_context_match_transformers(policy, reference):
 def test_exported_folder_gives_the_same_logits_in_transformers(policy, reference, tmp_path):
   from transformers import AutoModelForCausalLM, AutoTokenizer
 
-  hf.save_pretrained(tmp_path / "model", policy.config, policy.params, policy.tokenizer)
+  huggingface.save_pretrained(tmp_path / "model", policy.config, policy.params, policy.tokenizer)
   model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager")
   tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
   row = tokenizer.encode(PROSE)

@@ -10,9 +10,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from tea_jax.models import causal_lm
-from tea_jax.models.hf_config import config_from_hf
-from tea_jax.models.reader import flatten
 from tea_jax.models.sharding import ShardingRules, logical_axes, make_mesh, param_shardings
+from tea_jax.models.weights.huggingface_config import config_from_hf
+from tea_jax.models.weights.reader import flatten
 from tests.models.families import CAUSAL, FAMILIES
 
 RULES = ShardingRules()
@@ -65,7 +65,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from tea_jax.evaluation.identity import parameters_digest
 from tea_jax.models import hf, safetensors_io
-from tea_jax.models.load import load_policy
+from tea_jax.models.weights.load import load_policy
 from tea_jax.models.sharding import make_mesh, shard_params
 from tests.models.families import FAMILIES, tokens, write_folder
 from tests.models.gguf_files import write_gguf

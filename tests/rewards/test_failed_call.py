@@ -5,7 +5,7 @@ import pytest
 
 from tea_jax.rewards import RewardError, WeightedReward
 from tea_jax.rewards.failed_call import write_failed_call
-from tea_jax.training.metrics import read_jsonl
+from tea_jax.runs.log import read_jsonl
 
 PROMPTS, COMPLETIONS = ["a", "a", "b"], ["x", "yy", "zzz"]
 

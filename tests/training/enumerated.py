@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tea_jax.training.objective import ObjectiveConfig, policy_loss, token_weights
+from tea_jax.runs.objective import ObjectiveConfig
+from tea_jax.training.objective import policy_loss, token_weights
 from tea_jax.training.ratios import completion_mask
 
 COMPLETIONS = [(0,)] + [(a, b) for a, b in itertools.product((1, 2), range(3))]

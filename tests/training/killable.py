@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from tea_jax.runs.folder import RunFolder
 from tea_jax.training.loop import Run
-from tea_jax.training.run_folder import RunFolder
 from tests.training import tiny
 
 
@@ -14,7 +14,7 @@ def config(folder):
     folder,
     steps=8,
     checkpoint={"every": 2},
-    selection={"every": 4},
+    validation={"every": 4},
     advantage={"name": "cat_best_of_n", "quantile": "tracked"},
     logging={"samples_every": 1},
   )

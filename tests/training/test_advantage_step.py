@@ -6,8 +6,8 @@ import pytest
 
 from tea_jax import cat_majority, tea
 from tea_jax.rollout.types import Rollouts
+from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.training.advantage_step import AdvantageStep, answer_ids, rewards_for_rule
-from tea_jax.training.objective import ObjectiveConfig
 
 TEXTS = np.array(
   [

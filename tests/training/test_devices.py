@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from tea_jax.runs.log import read_jsonl
 from tea_jax.training.loop import train
-from tea_jax.training.metrics import read_jsonl
 from tests.training import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]

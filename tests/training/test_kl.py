@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.training.kl import kl_estimate, kl_in_reward, kl_penalty
-from tea_jax.training.objective import ObjectiveConfig
 from tea_jax.training.ratios import completion_mask
 from tests.training.enumerated import (
   LENGTHS,

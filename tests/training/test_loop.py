@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tea_jax.advantages import grpo, tea
-from tea_jax.training.checkpoints import CheckpointError
-from tea_jax.training.config import load_config
+from tea_jax.runs.checkpoints import CheckpointError
+from tea_jax.runs.config import load_config
+from tea_jax.runs.folder import RunFolder
+from tea_jax.runs.log import read_jsonl
 from tea_jax.training.loop import Run
-from tea_jax.training.metrics import read_jsonl
-from tea_jax.training.run_folder import RunFolder
 from tests.training import tiny
 
 
@@ -126,7 +126,7 @@ def test_answers_that_vote_are_read_by_the_pattern(tmp_path, policy, pattern, re
 
 
 def test_selection_keeps_the_best_weights(tmp_path, policy):
-  config = tiny.config(tmp_path / "run", steps=6, selection={"every": 2})
+  config = tiny.config(tmp_path / "run", steps=6, validation={"every": 2})
   result = tiny.run(config, policy, rule=grpo())
   scores = {
     m["step"] + 1: m["validation/top_mean"] for m in result.metrics if "validation/top_mean" in m
@@ -180,8 +180,8 @@ def _count_compiles():
   "changes",
   [
     {},
-    {"selection": {"every": 3}, "objective": {"kl_coefficient": 0.1}},
-    {"selection": {"every": 3, "num_samples": 4}},
+    {"validation": {"every": 3}, "objective": {"kl_coefficient": 0.1}},
+    {"validation": {"every": 3, "num_samples": 4}},
     {
       "optimizer": {"updates_per_batch": 2, "micro_batch_rollouts": 4},
       "objective": {"clip_epsilon_low": 0.2, "clip_epsilon_high": 0.2},
@@ -263,7 +263,7 @@ def test_memory_stays_constant(tmp_path, policy):
       resident.append(record["memory/host_gb"])
 
   config = tiny.config(
-    tmp_path / "run", steps=200, checkpoint={"every": 50}, selection={"every": 50}
+    tmp_path / "run", steps=200, checkpoint={"every": 50}, validation={"every": 50}
   )
   tiny.run(config, policy, on_step=watch)
   assert max(live[1:]) == min(live[1:])

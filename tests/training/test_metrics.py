@@ -6,14 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from tea_jax.training.metrics import (
-  JsonlLog,
-  RunLog,
-  completion_metrics,
-  read_jsonl,
-  reward_metrics,
-)
-from tea_jax.training.options import LoggingOptions
+from tea_jax.runs.groups import LoggingConfig
+from tea_jax.runs.log import JsonlLog, RunLog, read_jsonl
+from tea_jax.training.metrics import completion_metrics, reward_metrics
 from tests.training import tiny
 
 
@@ -54,7 +49,7 @@ def test_json_has_neither_nan_nor_infinity(tmp_path):
 
 
 def test_metrics_and_timings_go_to_different_files(tmp_path):
-  log = RunLog(tmp_path, LoggingOptions(live=False), steps=1, console=tiny.console())
+  log = RunLog(tmp_path, LoggingConfig(live=False), steps=1, console=tiny.console())
   log.step(0, {"reward/mean": 0.5}, {"time/step": 1.0})
   log.close()
   assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 0, "reward/mean": 0.5}]
@@ -63,7 +58,7 @@ def test_metrics_and_timings_go_to_different_files(tmp_path):
 
 def test_a_terminal_shows_one_line_a_step(tmp_path):
   console = tiny.console()
-  log = RunLog(tmp_path, LoggingOptions(), steps=3, console=console)
+  log = RunLog(tmp_path, LoggingConfig(), steps=3, console=console)
   log.step(1, {"reward/mean": 0.51234, "grad_norm": 2.0}, {"time/step": 1.5})
   log.close()
   assert console.file.getvalue().strip() == ("step 2/3  reward 0.5123  grad norm 2  step s 1.5")
@@ -72,7 +67,7 @@ def test_a_terminal_shows_one_line_a_step(tmp_path):
 def test_a_live_table_shows_the_last_steps(tmp_path):
   console = tiny.console()
   console._force_terminal = True
-  log = RunLog(tmp_path, LoggingOptions(live=True), steps=3, console=console)
+  log = RunLog(tmp_path, LoggingConfig(live=True), steps=3, console=console)
   log.step(0, {"reward/mean": 0.5}, {"time/step": 1.5})
   log.close()
   assert "reward" in console.file.getvalue()
@@ -80,7 +75,7 @@ def test_a_live_table_shows_the_last_steps(tmp_path):
 
 def test_tensorboard_gets_the_scalars(tmp_path):
   pytest.importorskip("tensorboardX")
-  options = LoggingOptions(live=False, tensorboard=True)
+  options = LoggingConfig(live=False, tensorboard=True)
   log = RunLog(tmp_path, options, steps=1, console=tiny.console())
   log.step(0, {"reward/mean": 0.5}, {})
   log.close()
@@ -98,7 +93,7 @@ def test_best_of_n_is_the_mean_over_all_subsets():
 
 def test_tensorboard_holds_every_step_at_once(tmp_path):
   pytest.importorskip("tensorboardX")
-  log = RunLog(tmp_path, LoggingOptions(live=False, tensorboard=True), steps=3)
+  log = RunLog(tmp_path, LoggingConfig(live=False, tensorboard=True), steps=3)
   sizes = []
   for step in range(3):
     log.step(step, {"reward/mean": float(step)}, {})

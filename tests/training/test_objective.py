@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tea_jax.training.objective import ObjectiveConfig, policy_loss, token_weights
+from tea_jax.runs.objective import ObjectiveConfig
+from tea_jax.training.objective import policy_loss, token_weights
 from tea_jax.training.ratios import importance_ratios
 from tests.training.enumerated import (
   REWARDS,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tea_jax.rewards import RewardError
-from tea_jax.training.checkpoints import CheckpointError
-from tea_jax.training.metrics import read_jsonl
-from tea_jax.training.run_folder import RunFolder
+from tea_jax.runs.checkpoints import CheckpointError
+from tea_jax.runs.folder import RunFolder
+from tea_jax.runs.log import read_jsonl
 from tests.training import tiny
 
 
@@ -18,7 +18,7 @@ def policy():
 
 
 def test_going_on_ends_with_the_same_bits(tmp_path, policy):
-  whole = tiny.run(tiny.config(tmp_path / "whole", steps=6, selection={"every": 2}), policy)
+  whole = tiny.run(tiny.config(tmp_path / "whole", steps=6, validation={"every": 2}), policy)
 
   class Stop(Exception):
     pass
@@ -27,7 +27,7 @@ def test_going_on_ends_with_the_same_bits(tmp_path, policy):
     if step == 4:
       raise Stop
 
-  config = tiny.config(tmp_path / "parts", steps=6, selection={"every": 2})
+  config = tiny.config(tmp_path / "parts", steps=6, validation={"every": 2})
   with pytest.raises(Stop):
     tiny.run(config, policy, on_step=stop_at)
   parts = tiny.run(config, policy)
@@ -92,7 +92,7 @@ def test_a_failing_reward_keeps_completions_and_progress(tmp_path, policy):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_a_stop_during_the_validation_loses_no_step(tmp_path, policy, error):
-  options = {"steps": 6, "selection": {"every": 3}, "checkpoint": {"every": 0}}
+  options = {"steps": 6, "validation": {"every": 3}, "checkpoint": {"every": 0}}
   whole = tiny.run(tiny.config(tmp_path / "whole", **options), policy)
   calls = []
 
@@ -126,14 +126,14 @@ def test_other_prompts_are_refused_on_going_on(tmp_path, policy):
 
 
 def test_another_final_policy_is_refused_on_going_on(tmp_path, policy):
-  changes = {"steps": 2, "selection": {"every": 2}}
+  changes = {"steps": 2, "validation": {"every": 2}}
   tiny.run(tiny.config(tmp_path / "run", checkpoint={"final_policy": "last"}, **changes), policy)
   with pytest.raises(ValueError, match=r"checkpoint.final_policy: 'last' -> 'best'"):
     tiny.run(tiny.config(tmp_path / "run", checkpoint={"final_policy": "best"}, **changes), policy)
 
 
 def test_a_selected_policy_that_is_gone_is_named(tmp_path, policy):
-  config = tiny.config(tmp_path / "run", steps=2, selection={"every": 2})
+  config = tiny.config(tmp_path / "run", steps=2, validation={"every": 2})
   tiny.run(config, policy)
   (tmp_path / "run" / "policy").rename(tmp_path / "mine")
   with pytest.raises(CheckpointError, match="the selected policy, of step 2, is neither in"):
@@ -154,7 +154,7 @@ def test_best_weights_of_kept_checkpoints_stay_until_they_are_gone(tmp_path, pol
     return [next(scores)] * len(prompts)
 
   config = tiny.config(
-    tmp_path / "run", steps=4, selection={"every": 1}, checkpoint={"every": 1, "keep": 2}
+    tmp_path / "run", steps=4, validation={"every": 1}, checkpoint={"every": 1, "keep": 2}
   )
   tiny.run(config, policy, reward=reward, on_step=watch)
   assert kept == {0: {1}, 1: {1, 2}, 2: {1, 2, 3}, 3: {2, 3, 4}}

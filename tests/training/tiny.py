@@ -17,16 +17,16 @@ from tea_jax.data import Prompt
 from tea_jax.models.causal_lm import init_params
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.policy import Policy
-from tea_jax.training.config import RunConfig
-from tea_jax.training.loop import TrainResult, train
-from tea_jax.training.optimizer import OptimizerConfig
-from tea_jax.training.options import (
-  CheckpointOptions,
-  DataOptions,
-  LoggingOptions,
-  SamplingOptions,
-  SelectionOptions,
+from tea_jax.runs.config import RunConfig
+from tea_jax.runs.groups import (
+  CheckpointConfig,
+  DataConfig,
+  LoggingConfig,
+  RolloutConfig,
+  ValidationConfig,
 )
+from tea_jax.runs.optimizer import OptimizerConfig
+from tea_jax.training.loop import TrainResult, train
 
 WORDS = ["<end>", "<unknown>", *(f"w{i}" for i in range(22))]
 MODEL = ModelConfig(
@@ -81,12 +81,12 @@ def config(folder: str | pathlib.Path, **changes) -> RunConfig:
   base = RunConfig(
     run_folder=str(folder),
     steps=4,
-    data=DataOptions(chat=False, max_prompt_length=8, prompts_per_step=2),
-    sampling=SamplingOptions(num_rollouts=8, max_completion_length=6),
+    data=DataConfig(chat=False, max_prompt_length=8, prompts_per_step=2),
+    sampling=RolloutConfig(num_rollouts=8, max_completion_length=6),
     optimizer=OptimizerConfig(learning_rate=0.02),
-    checkpoint=CheckpointOptions(every=2),
-    selection=SelectionOptions(every=0, num_prompts=3, num_samples=8, top=2),
-    logging=LoggingOptions(live=False, samples_every=2),
+    checkpoint=CheckpointConfig(every=2),
+    validation=ValidationConfig(every=0, num_prompts=3, num_samples=8, top=2),
+    logging=LoggingConfig(live=False, samples_every=2),
   )
   for name, value in changes.items():
     if isinstance(value, dict):

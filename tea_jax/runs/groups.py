@@ -1,0 +1,273 @@
+"""The groups of flags of a run: frozen dataclasses that refuse impossible values.
+
+Each docstring is the help text of its flags. `config.RunConfig` holds one of each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Literal
+
+from tea_jax.rewards.verifiers import answer_reader
+from tea_jax.runs.checks import check_choices, require
+
+_PROJECTIONS = ("query", "key", "value", "output", "gate", "up", "down")
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyConfig:
+  """The policy.
+
+  Attributes:
+    name: Hugging Face id or folder, GGUF file, or "smollm2-135m-instruct" (in the package).
+    compute_dtype: of activations and matrix products; norms, softmax and log-probs are float32.
+    remat: what the backward pass recomputes: "none", "full" (each layer) or "dots" (all but the
+      matrix products). "full" needs the least memory.
+    scan_layers: scan over the layers (short compiles), or unroll them (a little faster).
+    attention: "auto", "xla" or "cudnn".
+    lora_rank: train low-rank adapters of this rank instead of all weights; 0 trains all weights.
+    lora_alpha: scale of the adapters, alpha / rank; None for alpha = 2 rank.
+    lora_targets: projections that get adapters.
+  """
+
+  name: str = "smollm2-135m-instruct"
+  compute_dtype: Literal["float32", "bfloat16"] = "float32"
+  remat: Literal["none", "full", "dots"] = "full"
+  scan_layers: bool = True
+  attention: Literal["auto", "xla", "cudnn"] = "auto"
+  lora_rank: int = 0
+  lora_alpha: float | None = None
+  lora_targets: tuple[str, ...] = _PROJECTIONS
+
+  def __post_init__(self) -> None:
+    check_choices(self)
+    unknown = sorted(set(self.lora_targets) - set(_PROJECTIONS))
+    require(
+      not unknown, f"lora_targets {unknown} are unknown; choose among {', '.join(_PROJECTIONS)}."
+    )
+    require(self.lora_rank >= 0, f"lora_rank={self.lora_rank} must be >= 0 (0: all weights).")
+    require(
+      self.lora_rank > 0 or self.lora_alpha is None,
+      f"lora_alpha={self.lora_alpha} has no effect with lora_rank=0; set lora_rank.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """The prompts.
+
+  Attributes:
+    prompts: "openers" (in the package), a recipe ("ultrafeedback", "hh_helpful", "gsm8k", "math"),
+      a .jsonl, .parquet or .txt file, a Hugging Face dataset id, or a function "module:function".
+    column: of the prompt in a file or dataset; None for the first usual name.
+    chat: render prompts with the tokenizer's chat template; False continues the plain text.
+    system_prompt: put before every prompt; None for the recipe's own, if any.
+    max_prompt_length: in tokens; longer prompts are dropped and counted.
+    prompts_per_step: P, prompts of one step.
+    num_validation: prompts held out for checkpoint selection (a recipe has its own split).
+    num_test: prompts held out for evaluation (a recipe has its own split).
+    test_split: of a recipe that evaluation reads: "core250" or "core500".
+  """
+
+  prompts: str = "openers"
+  column: str | None = None
+  chat: bool = True
+  system_prompt: str | None = None
+  max_prompt_length: int = 256
+  prompts_per_step: int = 4
+  num_validation: int = 32
+  num_test: int = 64
+  test_split: Literal["core250", "core500"] = "core250"
+
+  def __post_init__(self) -> None:
+    check_choices(self)
+    for name in ("max_prompt_length", "prompts_per_step"):
+      require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1.")
+    for name in ("num_validation", "num_test"):
+      require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+  """The reward: a weighted sum of functions.
+
+  Attributes:
+    functions: names of built-in rewards, own ones as "module:function", or the Hugging Face id or
+      folder of a reward model.
+    weights: one a function; empty for all 1.
+    options: JSON object of factory arguments by function, e.g. '{"regex": {"pattern": "42"}}'.
+    answer_pattern: regular expression of the answer that votes (cat_majority, maj@k): the first
+      group of its last match, e.g. '#### (.+)'; empty for \\boxed{...}.
+  """
+
+  functions: tuple[str, ...] = ("lexicon",)
+  weights: tuple[float, ...] = ()
+  options: str = "{}"
+  answer_pattern: str = ""
+
+  def __post_init__(self) -> None:
+    check_choices(self)
+    answer_reader(self.answer_pattern)
+    require(len(self.functions) > 0, "reward.functions is empty; name at least one reward.")
+    try:
+      options = json.loads(self.options)
+    except ValueError as error:
+      raise ValueError(f"reward.options={self.options!r} is not JSON: {error}.") from error
+    unknown = sorted(set(options) - set(self.functions))
+    require(not unknown, f"reward.options names {unknown}, which are not in reward.functions.")
+    require(
+      len(self.weights) in (0, len(self.functions)),
+      f"reward.weights has {len(self.weights)} entries for {len(self.functions)} functions; give "
+      "one each, or none for all 1.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+  """How rollouts are drawn.
+
+  Attributes:
+    num_rollouts: m, completions of each prompt and step (the group).
+    max_completion_length: in tokens, the end token counted.
+    temperature: > 0; of sampler and trainer alike.
+    top_k: sample from the k likeliest tokens; 0 for all.
+    top_p: sample from the smallest set of this mass; 1 for all.
+    min_p: sample from tokens of at least this share of the likeliest one's probability; 0 for all.
+    allow_truncated_sampling: accept top_k, top_p or min_p in training, where the importance ratio
+      does not know the mass that was cut off.
+  """
+
+  num_rollouts: int = 32
+  max_completion_length: int = 64
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
+  allow_truncated_sampling: bool = False
+
+  def __post_init__(self) -> None:
+    check_choices(self)
+    for name in ("num_rollouts", "max_completion_length"):
+      require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1.")
+    require(
+      self.temperature > 0,
+      f"temperature={self.temperature} must be positive: training needs a distribution to sample "
+      "from.",
+    )
+    for name, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
+      value = getattr(self, name)
+      require(
+        value == off or self.allow_truncated_sampling,
+        f"{name}={value} changes the sampling distribution: the kept mass is not part of the "
+        f"importance ratio; set {name}={off} or --sampling.allow-truncated-sampling.",
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """What is kept of a run.
+
+  Attributes:
+    every: steps between checkpoints; 0 for one at the end only.
+    keep: latest checkpoints that stay on disk.
+    asynchronous: write while training goes on; accelerators only.
+    final_policy: which weights `policy/` holds: "best" of the validation (see validation; without
+      one the last) or "last".
+  """
+
+  every: int = 25
+  keep: int = 2
+  asynchronous: bool = False
+  final_policy: Literal["best", "last"] = "best"
+
+  def __post_init__(self) -> None:
+    check_choices(self)
+    require(self.every >= 0, f"checkpoint.every={self.every} must be >= 0 (0: only the last).")
+    require(self.keep >= 1, f"checkpoint.keep={self.keep} must be at least 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationConfig:
+  """Validation during training: mean of the best rewards of each validation prompt.
+
+  Attributes:
+    every: steps between validations; 0 for none.
+    num_prompts: of the validation split; fewer if it is smaller.
+    num_samples: completions of each prompt.
+    top: how many of the best rewards of a prompt are averaged.
+  """
+
+  every: int = 25
+  num_prompts: int = 128
+  num_samples: int = 32
+  top: int = 10
+
+  def __post_init__(self) -> None:
+    check_choices(self)
+    require(self.every >= 0, f"validation.every={self.every} must be >= 0 (0: none).")
+    require(
+      1 <= self.top <= self.num_samples,
+      f"validation.top={self.top} must be between 1 and validation.num_samples={self.num_samples}.",
+    )
+    require(self.num_prompts >= 1, f"validation.num_prompts={self.num_prompts} must be >= 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+  """Held-out evaluation after training (`experiments.compare`, `experiments.evaluate`).
+
+  Attributes:
+    num_prompts: held-out prompts; fewer if the split is smaller.
+    num_samples: completions of each prompt, n.
+    budgets: best-of-N for these N; empty for all powers of two up to num_samples.
+    seed: of the sampling.
+  """
+
+  num_prompts: int = 32
+  num_samples: int = 128
+  budgets: tuple[int, ...] = ()
+  seed: int = 1000
+
+  def __post_init__(self) -> None:
+    check_choices(self)
+    for name in ("num_prompts", "num_samples"):
+      require(getattr(self, name) >= 1, f"evaluation.{name} must be at least 1.")
+    too_large = [n for n in self.budgets if not 1 <= n <= self.num_samples]
+    require(
+      not too_large,
+      f"evaluation.budgets {too_large} are not between 1 and "
+      f"evaluation.num_samples={self.num_samples}.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Devices: one mesh of data x fsdp x tensor.
+
+  Attributes:
+    data: copies of the weights, each with its share of the batch; -1 for all devices left over.
+    fsdp: parts into which weights and optimiser are split, gathered when used.
+    tensor: parts into which each matrix product is split.
+  """
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggingConfig:
+  """What is shown and written.
+
+  Attributes:
+    live: a live table and progress bar on a terminal; False for one line a step.
+    tensorboard: also write TensorBoard events (needs tensorboardX).
+    samples_every: steps between rollouts written as text to `rollouts/`; 0 for none.
+    samples_per_prompt: rollouts of each prompt written (the best, the worst, then in order).
+  """
+
+  live: bool = True
+  tensorboard: bool = False
+  samples_every: int = 10
+  samples_per_prompt: int = 4

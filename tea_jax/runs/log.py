@@ -1,0 +1,192 @@
+"""What a run tells: JSONL files that survive a kill, a live terminal, TensorBoard.
+
+`metrics.jsonl` holds only numbers that the run's seed decides, so that a run that was killed and
+went on writes the same bytes; wall-clock times and memory go to `timings.jsonl`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from tea_jax.runs.groups import LoggingConfig
+
+_SHOWN = (
+  ("reward/mean", "reward"),
+  ("reward/max", "max"),
+  ("predicted_best_of_budget", "predicted bo-N"),
+  ("kl", "KL"),
+  ("entropy", "entropy"),
+  ("completions/mean_length", "length"),
+  ("frac_reward_zero_std", "flat groups"),
+  ("grad_norm", "grad norm"),
+  ("time/rollout", "rollout s"),
+  ("time/update", "update s"),
+  ("time/step", "step s"),
+)
+
+
+_LIVE_ROWS = 12
+
+
+class JsonlLog:
+  """One JSON object a line, flushed line by line.
+
+  Args:
+    path: of the file; made if absent.
+    offset: bytes to keep of an existing file; what a killed run wrote after its checkpoint goes.
+
+  Raises:
+    ValueError: if the file is shorter than `offset`.
+  """
+
+  def __init__(self, path: str | pathlib.Path, *, offset: int = 0):
+    self.path = pathlib.Path(path)
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    self._file = open(self.path, "ab")  # noqa: SIM115 (open for the whole run)
+    size = self._file.tell()
+    if size < offset:
+      raise ValueError(
+        f"{self.path} has {size} bytes, but the checkpoint was written when it had {offset}: it "
+        "was changed since; start a new run in another folder."
+      )
+    self._file.truncate(offset)
+    self._file.seek(0, os.SEEK_END)
+
+  @property
+  def offset(self) -> int:
+    """Bytes written so far; stored in checkpoints."""
+    return self._file.tell()
+
+  def append(self, record: Mapping[str, Any]) -> None:
+    line = json.dumps({k: plain(v) for k, v in record.items()}, allow_nan=False)
+    self._file.write(line.encode() + b"\n")
+    self._file.flush()
+
+  def close(self) -> None:
+    self._file.close()
+
+
+def plain(value: Any) -> Any:
+  """JSON has no NaN and no infinity: null."""
+  if isinstance(value, (bool, str)) or value is None:
+    return value
+  if isinstance(value, (int, np.integer)):
+    return int(value)
+  if isinstance(value, (list, tuple)):
+    return [plain(v) for v in value]
+  if isinstance(value, Mapping):
+    return {k: plain(v) for k, v in value.items()}
+  value = float(value)
+  return value if math.isfinite(value) else None
+
+
+class RunLog:
+  """All outputs of a run: `metrics.jsonl`, `timings.jsonl`, `rollouts/samples.jsonl`, terminal.
+
+  Args:
+    folder: the run folder.
+    options: see `LoggingConfig`.
+    steps: of the whole run, for the progress bar.
+    offsets: from the checkpoint the run goes on from; None for a new run.
+    console: where to print.
+  """
+
+  FILES = ("metrics.jsonl", "timings.jsonl", "rollouts/samples.jsonl")
+
+  def __init__(
+    self,
+    folder: str | pathlib.Path,
+    options: LoggingConfig,
+    *,
+    steps: int,
+    offsets: Mapping[str, int] | None = None,
+    first_step: int = 0,
+    console: Console | None = None,
+  ):
+    folder = pathlib.Path(folder)
+    offsets = offsets or {}
+    self._logs = {n: JsonlLog(folder / n, offset=offsets.get(n, 0)) for n in self.FILES}
+    self._steps = steps
+    self._console = console or Console()
+    self._rows: list[dict[str, Any]] = []
+    self._live: Live | None = None
+    if options.live and self._console.is_terminal:
+      self._live = Live(console=self._console, auto_refresh=False)
+      self._live.start()
+    self._tensorboard = None
+    if options.tensorboard:
+      try:
+        from tensorboardX import SummaryWriter
+      except ImportError as error:
+        raise ValueError(
+          "--logging.tensorboard needs tensorboardX; pip install tensorboardX, or leave it out."
+        ) from error
+      self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+
+  def offsets(self) -> dict[str, int]:
+    """Byte offsets of all files, for the checkpoint."""
+    return {name: log.offset for name, log in self._logs.items()}
+
+  def say(self, sentence: str) -> None:
+    """One line to the user, above the live table."""
+    self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+  def step(self, step: int, metrics: Mapping[str, Any], timings: Mapping[str, Any]) -> None:
+    """Writes one step everywhere."""
+    self._logs["metrics.jsonl"].append({"step": step, **metrics})
+    self._logs["timings.jsonl"].append({"step": step, **timings})
+    everything = {**metrics, **timings}
+    if self._tensorboard is not None:
+      for name, value in everything.items():
+        if isinstance(value, (int, float, np.floating)):
+          self._tensorboard.add_scalar(name, float(value), step)
+      self._tensorboard.flush()  # A run that is killed goes on after its last checkpoint.
+    self._rows = [*self._rows, {"step": step, **everything}][-_LIVE_ROWS:]
+    if self._live is not None:
+      self._live.update(self._table(step), refresh=True)
+    else:
+      shown = [f"{title} {_short(everything[k])}" for k, title in _SHOWN if k in everything]
+      self.say(f"step {step + 1}/{self._steps}  " + "  ".join(shown))
+
+  def samples(self, record: Mapping[str, Any]) -> None:
+    """One prompt with some of its completions, as text."""
+    self._logs["rollouts/samples.jsonl"].append(record)
+
+  def close(self) -> None:
+    for log in self._logs.values():
+      log.close()
+    if self._tensorboard is not None:
+      self._tensorboard.close()
+    if self._live is not None:
+      self._live.stop()
+
+  def _table(self, step: int) -> Table:
+    titles = [(k, title) for k, title in _SHOWN if any(k in row for row in self._rows)]
+    outer = Table.grid()
+    table = Table("step", *(title for _, title in titles), box=None, header_style="bold")
+    for row in self._rows:
+      table.add_row(str(row["step"] + 1), *(_short(row.get(k)) for k, _ in titles))
+    outer.add_row(table)
+    outer.add_row(ProgressBar(total=self._steps, completed=step + 1, width=60))
+    return outer
+
+
+def _short(value: Any) -> str:
+  return "" if value is None else f"{float(value):.4g}"
+
+
+def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
+  """All records of a JSONL file; a last line that a kill cut short is left out."""
+  lines = pathlib.Path(path).read_bytes().split(b"\n")
+  return [json.loads(line) for line in lines[:-1]]

@@ -1,0 +1,164 @@
+"""Matched runs of advantage rules: the same seeds, prompts, rollouts and evaluation for each.
+
+Runs differ in their rule only. Every policy, the untrained one too, is judged on the same held-out
+prompts with the same random numbers, so differences are paired by prompt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from tea_jax.data import EncodedPrompts
+from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy, prompts_of_a_call
+from tea_jax.evaluation.identity import evaluation_spec
+from tea_jax.evaluation.records import Records
+from tea_jax.models.policy import Policy
+from tea_jax.models.weights.load import load_policy
+from tea_jax.rewards import RewardFunction
+from tea_jax.runs import build
+from tea_jax.runs.config import RunConfig, to_dict
+from tea_jax.runs.presets import Preset, parse_rule
+from tea_jax.runtime.memory import return_free_memory
+from tea_jax.training.learner import make_learner
+from tea_jax.training.loop import train
+
+BASE = "base"
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchedRuns:
+  """What a comparison leaves.
+
+  Attributes:
+    records: `"base"` and each rule -> evaluations, one a seed (one for the base).
+    metrics: rule -> the lines of `metrics.jsonl`, one list a seed.
+    preset: what was compared.
+  """
+
+  records: Mapping[str, Sequence[Records]]
+  metrics: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
+  preset: Preset
+
+
+def run_config_of(preset: Preset, rule: str, seed: int) -> RunConfig:
+  """The preset's config for one rule and seed, in a folder of its own."""
+  slug = re.sub(r"[^A-Za-z0-9_.+-]+", "_", rule)
+  folder = pathlib.Path(preset.config.run_folder) / f"{slug}-seed{seed}"
+  return dataclasses.replace(
+    preset.config, run_folder=str(folder), seed=seed, advantage=parse_rule(rule)
+  )
+
+
+def train_matched(
+  preset: Preset,
+  *,
+  policy: Policy | None = None,
+  splits: build.Splits | None = None,
+  reward: RewardFunction | None = None,
+  say: Callable[[str], None] = print,
+) -> MatchedRuns:
+  """Trains every rule with every seed, evaluates all, and returns the records.
+
+  Started again after an interruption it goes on where it was: finished evaluations are read, runs
+  go on from their checkpoints.
+
+  Args:
+    preset: config, rules and seeds.
+    policy, splits, reward: instead of those of the config.
+    say: told what happens, a line at a time.
+
+  Raises:
+    ValueError: if rules or seeds are missing or repeated, or the held-out split is empty.
+  """
+  for name, values in (("rules", preset.rules), ("seeds", preset.seeds)):
+    if not values or len(set(values)) != len(values):
+      raise ValueError(f"{name}={values} must name at least one, each once.")
+  runs = {(s, r): run_config_of(preset, r, s) for s in preset.seeds for r in preset.rules}
+  config = preset.config
+  policy = policy or build.load_run_policy(config)
+  splits = splits or build.load_splits(config.data)
+  reward = reward or build.make_run_reward(config)
+  held_out = list(splits["test"])[: config.evaluation.num_prompts]
+  if not held_out:
+    raise ValueError("the test split has no prompts; set data.num_test.")
+  prompts = build.encode(held_out, policy, config.data)
+
+  def evaluate(name: str, params: Any) -> Records:
+    samples = config.evaluation.num_samples
+    say(f"evaluating {name}: {len(prompts)} prompts x {samples} completions")
+    folder = pathlib.Path(config.run_folder) / "eval" / name
+    found = evaluate_parameters(policy, params, prompts, reward, config, folder=folder)
+    return_free_memory()
+    return found
+
+  records: dict[str, list[Records]] = {BASE: [evaluate(BASE, policy.params)]}
+  metrics: dict[str, list[Any]] = {}
+  # Seeds outermost: an interrupted comparison holds matched runs.
+  for (_, rule), run_config in runs.items():
+    name = pathlib.Path(run_config.run_folder).name
+    say(f"training {name}: {run_config.advantage_rule()!r}")
+    result = train(run_config, policy=policy, splits=splits, reward=reward)
+    params = result.policy.params
+    if run_config.checkpoint.final_policy == "best" and result.best is not None:
+      params = load_policy(str(result.policy_folder), mesh=build.run_mesh(run_config)).params
+    records.setdefault(rule, []).append(evaluate(name, params))
+    metrics.setdefault(rule, []).append(result.metrics)
+    del result, params
+  return MatchedRuns(records, metrics, preset)
+
+
+def evaluate_parameters(
+  policy: Policy,
+  params: Any,
+  prompts: EncodedPrompts,
+  reward: RewardFunction,
+  config: RunConfig,
+  *,
+  folder: pathlib.Path,
+) -> Records:
+  """Evaluates parameters with the run's sampler, in calls of `prompts_of_a_call`."""
+  options = config.evaluation
+  prompts_per_call = prompts_of_a_call(
+    len(prompts.tokens),
+    prompts_per_step=config.data.prompts_per_step,
+    num_rollouts=config.sampling.num_rollouts,
+  )
+  longest = max(len(tokens) for tokens in prompts.tokens)
+  sampler = engine_sampler(
+    make_learner(policy, config, prompt_length=longest, mesh=build.run_mesh(config)).engine,
+    params,
+    prompts,
+    key=jax.random.key(options.seed),
+    num_samples=options.num_samples,
+    prompts_per_call=prompts_per_call,
+    rollouts_per_call=config.sampling.num_rollouts,
+  )
+  trained = None if folder.name == BASE else {"steps": config.steps}
+  if trained is not None:
+    trained |= {group: to_dict(getattr(config, group)) for group in ("optimizer", "objective")}
+  return evaluate_policy(
+    sampler,
+    prompts.prompts,
+    reward,
+    folder=folder,
+    num_samples=options.num_samples,
+    spec={
+      "name": folder.name,
+      "model": config.model.name,
+      "trained": trained,
+      **evaluation_spec(
+        params,
+        model=config.model,
+        data=config.data,
+        sampling=config.sampling,
+        seed=options.seed,
+      ),
+    },
+    prompts_per_part=prompts_per_call,
+  )

@@ -1,0 +1,163 @@
+"""Flags, YAML and dataclasses are one tree that refuses what cannot work."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tyro
+import yaml
+
+from tea_jax.runs.config import (
+  RunConfig,
+  check_resumable,
+  differences,
+  from_dict,
+  load_config,
+  save_config,
+  to_dict,
+)
+from tea_jax.runs.groups import RolloutConfig
+from tea_jax.runs.optimizer import OptimizerConfig
+from tea_jax.training.optimizer import learning_rates
+
+
+def test_yaml_round_trip_keeps_every_field(tmp_path):
+  config = RunConfig(
+    steps=7, sampling=RolloutConfig(num_rollouts=8), optimizer=OptimizerConfig(beta1=0.5)
+  )
+  save_config(config, tmp_path / "config.yaml")
+  assert load_config(tmp_path / "config.yaml") == config
+  assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_flags_set_nested_fields():
+  flags = "--advantage.name max_at_k --advantage.k 8 --optimizer.learning-rate 3e-6 --steps 9"
+  config = tyro.cli(RunConfig, args=flags.split())
+  assert config.steps == 9
+  assert config.optimizer.learning_rate == 3e-6
+  assert config.advantage_rule().parameters["k"] == 8
+
+
+@pytest.mark.parametrize(
+  "flags, words",
+  [
+    ("--advantage.name grpo --advantage.k 8", "'grpo' has no argument 'k'"),
+    ("--advantage.name nonsense", "nonsense"),
+    ("--advantage.budget 2", "budget"),
+    ("--sampling.top-p 0.9", "top_p=0.9 changes the sampling distribution"),
+    ("--sampling.temperature 0", "temperature=0.0 must be positive"),
+    ("--objective.clip-epsilon-low 0.2", "clip_epsilon_low=0.2"),
+    ("--nonsense 1", "--nonsense"),
+  ],
+)
+def test_impossible_flags_are_refused_while_parsing(flags, words, capsys):
+  with pytest.raises(SystemExit):
+    tyro.cli(RunConfig, args=flags.split())
+  # The message is wrapped into a box.
+  said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+  assert words in said
+
+
+@pytest.mark.parametrize(
+  "values, words",
+  [
+    ({"stpes": 3}, "unknown keys 'stpes'; known: run_folder"),
+    ({"optimizer": {"lr": 3}}, r"config\.optimizer has unknown keys 'lr'"),
+    ({"sampling": 3}, "must hold keys and values"),
+    ({"sampling": {"num_rollouts": 4}}, "num_rollouts=4 is too small"),
+    ({"sampling": {"top_k": 5}}, "top_k=5 changes the sampling distribution"),
+    ({"sampling": {"temperature": 0.0}}, "temperature=0.0 must be positive"),
+    ({"advantage": {"name": "grpo", "budget": 128}}, "'grpo' has no argument 'budget'"),
+    ({"advantage": {"budget": 2}}, "budget"),
+    ({"optimizer": {"micro_batch_rollouts": 24}}, "micro_batch_rollouts=24 must divide"),
+    ({"optimizer": {"warmup_steps": 100}}, "warmup_steps=100 must be below steps=100"),
+    ({"objective": {"clip_epsilon_high": 0.2}}, "no effect with"),
+    ({"objective": {"importance_ratio": "sequence"}}, 'ratio="sequence" has no effect with'),
+    (
+      {"objective": {"kl_placement": "reward", "kl_estimator": "k1", "kl_gradient": "trajectory"}},
+      'kl_gradient="trajectory" has no effect with kl_placement="reward"',
+    ),
+    ({"optimizer": {"final_learning_rate_ratio": 0.1}}, "ratio=0.1 has no effect with schedule"),
+    ({"validation": {"top": 40}}, "between 1 and"),
+    ({"reward": {"answer_pattern": "("}}, r"'\(' is not a regular expression"),
+    ({"reward": {"weights": [1.0, 2.0]}}, "2 entries for 1 functions"),
+    ({"evaluation": {"budgets": [256]}}, r"\[256\]"),
+    ({"model": {"lora_alpha": 8.0}}, "lora_rank=0"),
+    ({"seed": -1}, "seed=-1"),
+  ],
+)
+def test_impossible_configs_are_refused_with_the_value(values, words):
+  with pytest.raises(ValueError, match=words):
+    from_dict(RunConfig, values)
+
+
+@pytest.mark.parametrize("micro", [0, 1, 8, 16, 32, 64, 128])
+def test_micro_batches_split_groups_or_join_them(micro):
+  assert RunConfig(optimizer=OptimizerConfig(micro_batch_rollouts=micro))
+
+
+def test_numbers_of_yaml_become_floats(tmp_path):
+  path = tmp_path / "config.yaml"
+  path.write_text(yaml.safe_dump({"sampling": {"temperature": 1}}))
+  assert isinstance(load_config(path).sampling.temperature, float)
+
+
+def test_a_resumed_run_may_change_outputs_but_no_numbers():
+  config = RunConfig()
+  quiet = dataclasses.replace(config, logging=dataclasses.replace(config.logging, live=False))
+  check_resumable(config, quiet)
+  with pytest.raises(ValueError, match=r"steps: 100 -> 50; sampling\.num_rollouts: 32 -> 16"):
+    check_resumable(
+      config, dataclasses.replace(config, steps=50, sampling=RolloutConfig(num_rollouts=16))
+    )
+
+
+def test_differences_name_the_path():
+  config = RunConfig()
+  other = dataclasses.replace(config, optimizer=OptimizerConfig(learning_rate=1.0))
+  assert differences(config, other) == ["optimizer.learning_rate: 1e-05 -> 1.0"]
+
+
+def test_to_dict_is_plain():
+  assert yaml.safe_load(yaml.safe_dump(to_dict(RunConfig()))) == to_dict(RunConfig())
+
+
+@pytest.mark.parametrize(
+  "options, expected",
+  [
+    ({}, [4.0, 4.0, 4.0, 4.0, 4.0, 4.0]),
+    ({"warmup_steps": 2}, [2.0, 4.0, 4.0, 4.0, 4.0, 4.0]),
+    ({"schedule": "linear"}, [4.0, 10 / 3, 8 / 3, 2.0, 4 / 3, 2 / 3]),
+    ({"schedule": "linear", "warmup_steps": 2}, [2.0, 4.0, 4.0, 3.0, 2.0, 1.0]),
+    (
+      {"schedule": "cosine", "final_learning_rate_ratio": 0.5},
+      [3.0 + np.cos(np.pi * i / 6) for i in range(6)],
+    ),
+  ],
+)
+def test_schedules_by_hand(options, expected):
+  rates = learning_rates(OptimizerConfig(learning_rate=4.0, **options), 6)
+  np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "values, words",
+  [
+    ({"optimizer": {"name": "adam"}}, "name='adam' is unknown; choose one of 'adamw'"),
+    ({"optimizer": {"schedule": "cosin"}}, "schedule='cosin' is unknown"),
+    ({"objective": {"aggregation": "sequence"}}, "aggregation='sequence' is unknown"),
+    ({"objective": {"truncated_rollouts": "masked"}}, "truncated_rollouts='masked' is unknown"),
+    ({"model": {"compute_dtype": "float16"}}, "compute_dtype='float16' is unknown"),
+    ({"model": {"lora_targets": ["qury"]}}, r"lora_targets \['qury'\] are unknown"),
+    ({"optimizer": {"learning_rate": "fast"}}, "learning_rate='fast' is a text"),
+    ({"optimizer": {"max_skipped": 0}}, "max_skipped=0 must be at least 1"),
+    ({"objective": {"entropy_coefficient": -0.01}}, "entropy_coefficient=-0.01 must be >= 0"),
+  ],
+)
+def test_values_that_flags_would_refuse_are_refused_from_yaml_too(values, words):
+  with pytest.raises(ValueError, match=words):
+    from_dict(RunConfig, values)
+
+
+def test_numbers_that_yaml_takes_for_texts_are_numbers():
+  assert from_dict(RunConfig, yaml.safe_load("optimizer: {learning_rate: 1e-5}")) == RunConfig()

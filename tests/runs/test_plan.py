@@ -1,0 +1,97 @@
+"""The dry run's estimate: parameter counts are exact, memory follows the shapes."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from tea_jax.rollout.cache import batch_shape, bucket, prompt_bytes, row_bytes
+from tea_jax.runs.plan import describe, estimate_memory
+from tea_jax.training.learner import make_learner
+from tests.training import tiny
+
+
+def _estimate(tmp_path, *, num_devices=1, **changes):
+  return estimate_memory(
+    tiny.config(tmp_path, **changes), tiny.MODEL, prompt_length=5, num_devices=num_devices
+  )
+
+
+def test_parameters_are_counted_exactly(tmp_path):
+  counted = sum(leaf.size for leaf in jax.tree.leaves(tiny.policy().params))
+  assert _estimate(tmp_path).num_parameters == counted
+
+
+def test_adapters_are_what_is_trained(tmp_path):
+  estimate = _estimate(tmp_path, model={"lora_rank": 2, "lora_targets": ("query",)})
+  assert estimate.num_trainable == 2 * (16 * 2 + 2 * 16)
+  assert estimate.always["optimiser"] == 8 * estimate.num_trainable
+
+
+def test_a_reference_and_micro_batches_cost_a_copy(tmp_path):
+  plain = _estimate(tmp_path)
+  assert "reference" in _estimate(tmp_path, objective={"kl_coefficient": 0.1}).always
+  assert "gradient sum" in _estimate(tmp_path, optimizer={"micro_batch_rollouts": 4}).update
+  assert plain.always["optimiser"] == 8 * plain.num_parameters
+
+
+@pytest.mark.parametrize("axis", ["fsdp", "tensor"])
+def test_sharding_divides_the_weights(tmp_path, axis):
+  split = _estimate(tmp_path, mesh={axis: 4}, num_devices=4)
+  assert split.always["parameters"] == _estimate(tmp_path).always["parameters"] // 4
+
+
+def test_copies_of_the_model_share_the_caches(tmp_path):
+  one = _estimate(tmp_path).rollout["caches and logits"]
+  assert _estimate(tmp_path, num_devices=4).rollout["caches and logits"] == one // 4
+  tensor = _estimate(tmp_path, mesh={"tensor": 4}, num_devices=4)
+  assert tensor.rollout["caches and logits"] == one
+
+
+def test_recomputation_saves_activations(tmp_path):
+  none, dots, full = (
+    _estimate(tmp_path, model={"remat": remat}).update["activations"]
+    for remat in ("none", "dots", "full")
+  )
+  assert none > dots > full
+
+
+@pytest.mark.parametrize("rollouts, prompts", [(8, 2), (8, 5), (6, 1)])
+def test_shapes_are_those_of_the_engine(tmp_path, monkeypatch, rollouts, prompts):
+  changes = {"sampling": {"num_rollouts": rollouts}, "data": {"prompts_per_step": prompts}}
+  config = tiny.config(tmp_path, **changes)
+  engine = make_learner(tiny.policy(), config, prompt_length=5).engine
+  compiled = []
+  generate = engine._generate_batch
+
+  def watch(params, weights, tokens, lengths, key, ids, rollout_ids, progress):
+    compiled.append((bucket(len(tokens)), bucket(len(tokens)) * len(rollout_ids)))
+    return generate(params, weights, tokens, lengths, key, ids, rollout_ids, progress)
+
+  monkeypatch.setattr(engine, "_generate_batch", watch)
+  engine.generate(
+    tiny.policy().params, [[1, 2, 3, 4, 5]] * prompts, key=jax.random.key(0), num_rollouts=rollouts
+  )
+  shapes = _estimate(tmp_path, **changes).shapes
+  assert shapes["prefill"].startswith(f"{compiled[0][0]} prompts")
+  assert shapes["decode"].startswith(f"{compiled[0][1]} rows")
+
+
+def test_a_large_group_is_sampled_in_parts_of_two_gibibytes():
+  model = dataclasses.replace(tiny.MODEL, vocab_size=128256, num_layers=16, num_heads=32)
+  model = dataclasses.replace(model, num_kv_heads=8, head_dim=64)
+  height, part = batch_shape(model, 256, prompt_length=1024, completion_length=512, item_size=2)
+  assert height == 1
+  parts = -(-256 // part)
+  fewer = -(-256 // (parts - 1))
+  one = row_bytes(model, 512, item_size=2)
+  prompt = prompt_bytes(model, 1024, item_size=2)
+  assert one * part + prompt <= 2 << 30 < one * fewer + prompt
+
+
+def test_description_names_every_part(tmp_path):
+  estimate = _estimate(tmp_path)
+  text = describe(estimate)
+  assert f"{estimate.num_parameters:,}" in text
+  for part in (*estimate.always, *estimate.rollout, *estimate.update, *estimate.shapes):
+    assert part in text
