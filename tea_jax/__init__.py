@@ -30,6 +30,15 @@ from tea_jax.tail import (
   tail_vector,
 )
 
+# What a test-time strategy makes of a success probability.
+from tea_jax.strategies import (  # isort: skip
+  alignment_coefficient,
+  best_of_n,
+  crossover_budget,
+  majority,
+  pass_at_n,
+)
+
 # Advantage rules, and the registry that makes them by name.
 from tea_jax.advantages import (  # isort: skip
   AdvantageRule,
@@ -94,7 +103,9 @@ __all__ = [
   "TailConstants",
   "TailVector",
   "advantage_diagnostics",
+  "alignment_coefficient",
   "available_advantages",
+  "best_of_n",
   "best_of_n_oracle",
   "best_of_n_value",
   "blended_influence",
@@ -107,6 +118,7 @@ __all__ = [
   "cat_pass_at_n",
   "compatible_prefixes",
   "cross_fitted_gradient",
+  "crossover_budget",
   "direct_gradient",
   "expected_maximum",
   "grpo",
@@ -115,12 +127,14 @@ __all__ = [
   "load_adapters",
   "load_policy",
   "load_sequence_classifier",
+  "majority",
   "make_advantage",
   "make_mesh",
   "max_at_k",
   "maximum_influence",
   "merge_adapters",
   "minimum_budget",
+  "pass_at_n",
   "prefix_gradient",
   "prefix_tea",
   "register_advantage",

@@ -1,17 +1,21 @@
-"""What the compute-aligned rules share: options, their checks, and how a weight is applied."""
+"""What the compute-aligned rules share: options, their checks, and how a weight is applied.
+
+Source: arXiv 2604.24957, eqs. 58, 75, 81, 97, 106.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from tea_jax.advantages.group_relative import check_standardization
 from tea_jax.advantages.parts import centre, group_sum, standardize
 from tea_jax.advantages.rule import Group
-from tea_jax.strategies.aligned_weights import WeightNormalization, aligned_weights
+
+WeightNormalization = Literal["none", "group", "batch"]
 
 
 class AlignedOptions(NamedTuple):
@@ -72,3 +76,45 @@ def log_success_rate(group: Group, laplace: float, success_threshold: float) -> 
   return jnp.log((correct + laplace).astype(dtype)) - total, (
     jnp.log((wrong + laplace).astype(dtype)) - total
   )
+
+
+def aligned_weights(
+  log_weights: Float[Array, "*batch num_rollouts_or_1"],
+  shape: tuple[int, ...],
+  *,
+  where: Array | None = None,
+  clip: float | None = None,
+  normalization: WeightNormalization = "none",
+) -> Float[Array, "*batch num_rollouts"]:
+  """Weights from their logarithms: clipped first, then divided by their mean.
+
+  Args:
+    log_weights: `[..., num_rollouts]`, or `[..., 1]` for one weight a prompt.
+    shape: of the rewards.
+    where: `[..., num_rollouts]`, the rollouts that count in the mean.
+    clip: largest weight, None for no bound.
+    normalization: "none"; "group" divides by the mean over the group, which cancels a weight of the
+      prompt; "batch" by the mean over every rollout of every group in the call, which keeps their
+      ratios. A batch of one prompt with one weight keeps it as it is.
+
+  Returns:
+    `shape`, not negative; weights that are all 0 stay 0.
+
+  Source: arXiv 2604.24957, eqs. 81, 106.
+  """
+  if clip is not None:
+    log_weights = jnp.minimum(log_weights, math.log(clip))
+  per_prompt = log_weights.shape[-1] == 1 and shape[-1] > 1
+  alone = per_prompt and math.prod(shape[:-1]) == 1
+  if normalization == "none" or (normalization == "batch" and alone):
+    return jnp.broadcast_to(jnp.exp(log_weights), shape)
+  log_weights = jnp.broadcast_to(log_weights, shape)
+  counts = jnp.ones(shape, bool) if where is None else where
+  log_weights = jnp.where(counts, log_weights, -jnp.inf)
+  axes = -1 if normalization == "group" else tuple(range(len(shape)))
+  # The largest is divided out first: N q^(N-1) underflows for every q far enough below 1.
+  largest = jnp.max(log_weights, axes, keepdims=True)
+  weights = jnp.exp(log_weights - jnp.where(jnp.isneginf(largest), 0, largest))
+  total = jnp.sum(weights, axes, keepdims=True)
+  number = jnp.sum(counts, axes, keepdims=True)
+  return weights * number / jnp.where(total > 0, total, 1)

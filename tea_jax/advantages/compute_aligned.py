@@ -1,8 +1,8 @@
 """Compute-aligned training: group-relative advantages times the value of a sample at test time.
 
 The advantage is made of the raw rewards first and weighted after: standardising weighted rewards
-would cancel the weight of a prompt. Weights are in `aligned_weights`, what the rules share in
-`aligned_options`, tracked statistics in `tracking`.
+would cancel the weight of a prompt. The weights are those of `tea_jax.strategies`; what the rules
+share is in `aligned_options`, tracked statistics in `tracking`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from tea_jax.advantages.aligned_options import (
   AlignedOptions,
+  WeightNormalization,
   check_laplace,
   log_success_rate,
   weighted_advantage,
@@ -22,13 +23,9 @@ from tea_jax.advantages.parts import count_below
 from tea_jax.advantages.registry import register_advantage
 from tea_jax.advantages.rule import Group, GroupRule
 from tea_jax.advantages.tracking import quantile_tracker, threshold_tracker
-from tea_jax.strategies.aligned_weights import (
-  WeightNormalization,
-  log_best_of_n_weight,
-  log_majority_weight,
-  log_pass_weight,
-  majority_threshold,
-)
+from tea_jax.advantages.votes import votes_to_win
+from tea_jax.strategies import best_of_n, majority, pass_at_n
+from tea_jax.strategies.strategy import log_complement
 
 Quantile = Literal["strict", "rank", "laplace", "tracked"]
 
@@ -82,6 +79,7 @@ def cat_best_of_n(
       f"silence_penalty={silence_penalty} has no effect with quantile='strict', which gives equal "
       "rewards weight 0; use quantile='laplace'"
     )
+  strategy = best_of_n(budget)
 
   def compute(group: Group) -> Array:
     if quantile == "tracked":
@@ -92,7 +90,9 @@ def cat_best_of_n(
       extra, total = {"strict": (0, 0), "rank": (1, 1), "laplace": (1, 2)}[quantile]
       share = (below + extra) / jnp.maximum(group.count + total, 1)
     log_share = jnp.log(jnp.clip(share, 0, 1))
-    return weighted_advantage(group, log_best_of_n_weight(log_share, budget=budget), options)
+    return weighted_advantage(
+      group, strategy.log_weight(log_complement(log_share), log_share), options
+    )
 
   tracked = quantile == "tracked"
   tracker = quantile_tracker(capacity=buffer_capacity, decay=decay, smoothing=smoothing)
@@ -157,6 +157,7 @@ def cat_pass_at_n(
   if probability not in ("sequence", "group"):
     raise ValueError(f"probability={probability!r} must be 'sequence' or 'group'")
   check_laplace(laplace)
+  strategy = pass_at_n(budget)
 
   def compute(group: Group) -> Array:
     if probability == "sequence":
@@ -165,10 +166,8 @@ def cat_pass_at_n(
       log_success = jnp.minimum(log_success, 0)
     else:
       log_success, log_failure = log_success_rate(group, laplace, success_threshold)
-    weight = log_pass_weight(
-      log_success, budget=budget, log_weighted=log_weighted, log_failure=log_failure
-    )
-    return weighted_advantage(group, weight, options)
+    weight = strategy.log_supervised_weight if log_weighted else strategy.log_weight
+    return weighted_advantage(group, weight(log_success, log_failure), options)
 
   return GroupRule(
     "cat_pass_at_n",
@@ -237,7 +236,7 @@ def cat_majority(
   def compute(group: Group) -> Array:
     if threshold == "dynamic":
       assert group.answers is not None
-      votes = majority_threshold(
+      votes = votes_to_win(
         group.rewards,
         group.answers,
         budget=budget,
@@ -251,10 +250,9 @@ def cat_majority(
     else:
       votes = jnp.full((*group.rewards.shape[:-1], 1), threshold, jnp.int32)
     log_success, log_failure = log_success_rate(group, laplace, success_threshold)
-    weight = log_majority_weight(
-      log_success, votes, budget=budget, log_weighted=log_weighted, log_failure=log_failure
-    )
-    return weighted_advantage(group, weight, options)
+    strategy = majority(budget, votes)
+    weight = strategy.log_supervised_weight if log_weighted else strategy.log_weight
+    return weighted_advantage(group, weight(log_success, log_failure), options)
 
   needs = {"dynamic": ("answers",), "tracked": ("thresholds",)}
   tracker = threshold_tracker(budget=budget, success_threshold=success_threshold, decay=decay)

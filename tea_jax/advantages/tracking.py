@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from tea_jax.strategies.aligned_weights import majority_threshold
+from tea_jax.advantages.votes import votes_to_win
 
 
 class Tracker(NamedTuple):
@@ -193,7 +193,7 @@ def threshold_tracker(
 
   def observe(state, rewards, *, step, where, answers):
     del step
-    of_group = majority_threshold(
+    of_group = votes_to_win(
       rewards, answers, budget=budget, success_threshold=success_threshold, where=where
     ).astype(jnp.float32)
     if where is None:
