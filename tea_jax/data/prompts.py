@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from tea_jax.data import tasks
 from tea_jax.rewards import load_object
 
 Message = dict[str, str]
@@ -59,9 +60,10 @@ def load_prompts(
   """Reads prompts and drops repeated ones.
 
   Args:
-    source: `"openers"`; a path ending in `.jsonl`, `.parquet` or `.txt` (a prompt a line); a hub id
-      `owner/name` or `owner/name:configuration`; `module:function` or `file.py:function`, or the
-      function itself, which returns strings, rows (dicts) or `Prompt`s.
+    source: `"openers"`; a path ending in `.jsonl`, `.parquet` or `.txt` (a prompt a line); a task
+      `reasoning_gym:name?option=value` (see `tasks`); a hub id `owner/name` or
+      `owner/name:configuration`; `module:function` or `file.py:function`, or the function itself,
+      which returns strings, rows (dicts) or `Prompt`s.
     prompt_column: column with the prompt, a string or a list of messages; by default the first of
       prompt, messages, question, problem, instruction, text that the row has.
     split: of a hub data set.
@@ -186,6 +188,8 @@ def _rows(source: Any, split: str) -> Iterable[Any]:
   path = os.fspath(source)
   if path == "openers":
     return read_openers()
+  if path.startswith(tasks.PREFIX):
+    return tasks.read_task(path)
   for extension, read in (
     (".jsonl", _read_jsonl),
     (".parquet", _read_parquet),

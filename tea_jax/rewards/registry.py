@@ -20,6 +20,9 @@ _BUILT_IN: dict[str, str] = {
   "regex": "tea_jax.rewards.verifiers:regex_reward",
   "json_schema": "tea_jax.rewards.verifiers:json_schema_reward",
   "length": "tea_jax.rewards.verifiers:length_reward",
+  "reasoning_gym": "tea_jax.rewards.reasoning_gym:ReasoningGymReward",
+  "hydrophobic_valley": "tea_jax.rewards.proteins:HydrophobicValley",
+  "hydrophobic_complement": "tea_jax.rewards.proteins:HydrophobicComplement",
   "model": "tea_jax.rewards.model:load_model_reward",
   "remote": "tea_jax.rewards.remote:RemoteReward",
 }
