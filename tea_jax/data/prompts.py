@@ -216,7 +216,8 @@ def column_names(prompts: Iterable[Prompt]) -> list[str]:
   """Columns that any of the prompts has, `messages` among them if there are conversations."""
   prompts = list(prompts)
   names = list(dict.fromkeys(name for prompt in prompts for name in prompt.columns))
-  return [*names, *(["messages"] if any(prompt.messages for prompt in prompts) else [])]
+  conversations = any(prompt.messages for prompt in prompts) and "messages" not in names
+  return [*names, *(["messages"] if conversations else [])]
 
 
 def reward_inputs(
@@ -237,7 +238,12 @@ def reward_inputs(
   """
   names = column_names(prompts) if columns is None else columns
   values = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
-  if "messages" in values:
+  if any(prompt.messages for prompt in prompts) and "messages" in values:
+    if any("messages" in prompt.columns for prompt in prompts):
+      raise ValueError(
+        "the data have a column 'messages' beside prompts that are conversations, which rewards "
+        "get under that name; rename the column"
+      )
     values["messages"] = [prompt.conversation for prompt in prompts]
 
   def repeated(values: Iterable[Any]) -> list[Any]:

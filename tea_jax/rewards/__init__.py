@@ -8,7 +8,8 @@ from tea_jax.rewards.base import (
   call_reward,
   reward_name,
 )
-from tea_jax.rewards.registry import available_rewards, load_object, make_reward, register_reward
+from tea_jax.rewards.registry import available_rewards, make_reward, register_reward
+from tea_jax.runtime.user_code import load_object
 
 __all__ = [
   "RewardContext",

@@ -9,11 +9,15 @@ the rollouts of a prompt adjacent.
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+
+from tea_jax.rewards.scores import ScoreError, checked_scores, sequence_items
+from tea_jax.rewards.signature import bind
+from tea_jax.runtime.user_code import explain
 
 
 class RewardFunction(Protocol):
@@ -77,11 +81,14 @@ def call_reward(
 ) -> np.ndarray:
   """Calls a reward function and checks everything that it returns.
 
+  Arguments go by name where the function has them, whatever their order; see `signature.bind`. The
+  function gets copies, so that nothing it changes reaches the data.
+
   Args:
     reward: the function.
     prompts, completions: n strings each.
     columns: data-set columns, n entries each; a function receives those that it names (all of them
-      if it takes `**columns`). Columns called prompts, completions or context are left out.
+      if it takes `**columns`).
     name: how errors call the reward; its own name by default.
     num_rollouts: m, so that errors can say prompt i, rollout j; None if rows are not grouped.
     context: handed on to functions with a `context` argument.
@@ -91,8 +98,9 @@ def call_reward(
     `[n]` float64; NaN exactly where the function said "not scored" (None or masked).
 
   Raises:
-    RewardError: NaN, infinity, not a number, wrong length, or an exception in the function.
-    ValueError: inputs of unequal lengths.
+    RewardError: NaN, infinity, beyond float32, not a number, wrong length, or an exception (with
+      file and line) in the function, `sys.exit` included.
+    ValueError: inputs of unequal lengths, or arguments that the data do not have.
   """
   name = name or reward_name(reward)
   prompts, completions = list(prompts), list(completions)
@@ -101,10 +109,7 @@ def call_reward(
       f"reward '{name}' got {len(prompts)} prompts and {len(completions)} completions; "
       "it needs one prompt for each completion"
     )
-  taken = ("prompts", "completions", "context")
-  columns = {
-    key: value for key, value in {**(columns or {}), **more_columns}.items() if key not in taken
-  }
+  columns = {**(columns or {}), **more_columns}
   for column, entries in columns.items():
     if len(entries) != len(prompts):
       raise ValueError(
@@ -112,67 +117,39 @@ def call_reward(
       )
   if not prompts:
     return np.zeros((0,), np.float64)
-  accepted = _accepted_columns(reward, {**columns, "context": context or RewardContext()})
+  arguments = bind(
+    reward, name, list(prompts), list(completions), columns, context or RewardContext()
+  )
+  describe = functools.partial(
+    _describe, prompts=prompts, completions=completions, num_rollouts=num_rollouts
+  )
   try:
-    values = reward(prompts, completions, **accepted)
+    values = reward(*arguments.args, **arguments.kwargs)
+    items = sequence_items(values)
   except RewardError:
     raise
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     row = getattr(error, "row", None)  # a reward may say which row it failed on
     if isinstance(row, int) and 0 <= row < len(prompts):
-      where = f" for {_describe(row, prompts, completions, num_rollouts)}"
+      where = f" for {describe(row)}"
     else:
-      first = _describe(0, prompts, completions, num_rollouts)
-      where = f"; the first of its {len(prompts)} rows is {first}"
+      row = None
+      where = f"; the first of its {len(prompts)} rows is {describe(0)}"
     raise RewardError(
-      f"reward '{name}' raised {type(error).__name__}: {error}{where}",
-      name=name,
-      row=row,
+      f"reward '{name}' raised {explain(error, kind=True)}{where}", name=name, row=row
     ) from error
-  return _checked_values(values, name, prompts, completions, num_rollouts)
-
-
-def _checked_values(values, name, prompts, completions, num_rollouts) -> np.ndarray:
-  if values is None or not hasattr(values, "__len__"):
+  try:
+    return checked_scores(items, values, len(prompts))
+  except ScoreError as error:
+    where = f" for {describe(error.row)}" if error.row is not None else ""
+    if error.row is None and error.shows_first:
+      where = f"; the first completion is that of {describe(0)}"
     raise RewardError(
-      f"reward '{name}' returned {type(values).__name__}, but a sequence of {len(prompts)} numbers"
-      " was expected, one for each completion",
+      f"reward '{name}' returned {error}{where}{error.advice}",
       name=name,
+      row=error.row,
       values=values,
-    )
-  if len(values) != len(prompts):
-    raise RewardError(
-      f"reward '{name}' returned {len(values)} scores for {len(prompts)} completions "
-      f"(the first is {_describe(0, prompts, completions, num_rollouts)}); "
-      "it must return one score for each",
-      name=name,
-      values=values,
-    )
-  mask = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
-  scores = np.full((len(prompts),), np.nan)
-  for row, value in enumerate(np.ma.getdata(values) if mask is not None else values):
-    if value is None or (mask is not None and mask[row]):
-      continue
-    try:
-      scores[row] = float(value)
-    except (TypeError, ValueError) as error:
-      raise RewardError(
-        f"reward '{name}' returned {value!r}, which is not a number, for "
-        f"{_describe(row, prompts, completions, num_rollouts)}",
-        name=name,
-        row=row,
-        values=values,
-      ) from error
-    if not np.isfinite(scores[row]):
-      raise RewardError(
-        f"reward '{name}' returned {float(value)} for "
-        f"{_describe(row, prompts, completions, num_rollouts)}; "
-        "return None for a completion that should not be scored",
-        name=name,
-        row=row,
-        values=values,
-      )
-  return scores
+    ) from error
 
 
 class WeightedReward:
@@ -246,14 +223,6 @@ def reward_name(reward: Any) -> str:
     if isinstance(candidate, str):
       return candidate
   return type(reward).__name__
-
-
-def _accepted_columns(reward: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
-  parameters = inspect.signature(reward).parameters.values()
-  if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-    return dict(columns)
-  names = {p.name for p in parameters}
-  return {name: value for name, value in columns.items() if name in names}
 
 
 def _describe(row, prompts, completions, num_rollouts) -> str:

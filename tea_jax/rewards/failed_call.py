@@ -47,6 +47,9 @@ def _plain(value: Any) -> float | str | None:
     return None
   try:
     number = float(value)
-  except (TypeError, ValueError):
-    return str(value)
+  except Exception:  # the value may be what made the call fail
+    try:
+      return str(value)
+    except Exception:
+      return type(value).__name__
   return number if math.isfinite(number) else str(number)

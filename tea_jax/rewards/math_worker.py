@@ -7,9 +7,12 @@ It imports math-verify and nothing of this package, so it starts fast and never 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
+
+_MEMORY = 4 << 30  # bytes of address space
 
 
 def main() -> None:
@@ -17,22 +20,26 @@ def main() -> None:
   from math_verify.errors import TimeoutException
 
   logging.disable(logging.CRITICAL)  # math-verify logs every expression that it cannot compare
+  with contextlib.suppress(ImportError, ValueError, OSError):
+    import resource
+
+    # A power tower in an answer must not take the machine's memory.
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
   replies, sys.stdout = sys.stdout, sys.stderr  # nothing else may print into the protocol
   for line in sys.stdin:
     task = json.loads(line)
     seconds = max(1, int(task["timeout"]))
-    reply: dict[str, object]
+    reply: dict[str, object] = {"unreadable": True}
     try:
       reference = parse(task["reference"], parsing_timeout=seconds, raise_on_error=True)
-      if not reference:
-        reply = {"unreadable": True}
-      else:
+      if reference:
+        reply = {"correct": False}  # also of an answer that is too deep or too large to compare
         answer = parse(task["completion"], parsing_timeout=seconds)
         reply = {"correct": bool(verify(reference, answer, timeout_seconds=seconds))}
     except TimeoutException:
       reply = {"timeout": True}
-    except Exception:
-      reply = {"unreadable": True}
+    except (Exception, MemoryError):
+      pass
     print(json.dumps(reply), file=replies, flush=True)
 
 

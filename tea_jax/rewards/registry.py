@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tea_jax.rewards.base import RewardFunction
+from tea_jax.runtime.user_code import explain, load_object
 
 # Built-in rewards by the name that flags use; modules are imported only when asked for, because
 # they need optional packages.
@@ -18,7 +15,7 @@ _BUILT_IN: dict[str, str] = {
   "lexicon": "tea_jax.rewards.lexicon:LexiconReward",
   "boxed_math": "tea_jax.rewards.verifiers:BoxedMathReward",
   "regex": "tea_jax.rewards.verifiers:regex_reward",
-  "json_schema": "tea_jax.rewards.verifiers:json_schema_reward",
+  "json_schema": "tea_jax.rewards.json_schema:json_schema_reward",
   "length": "tea_jax.rewards.verifiers:length_reward",
   "reasoning_gym": "tea_jax.rewards.reasoning_gym:ReasoningGymReward",
   "hydrophobic_valley": "tea_jax.rewards.proteins:HydrophobicValley",
@@ -64,6 +61,8 @@ def make_reward(name: str, **options: Any) -> RewardFunction:
     return _build(name, load_object(_BUILT_IN[name]), options)
   if name.startswith(("http://", "https://")):
     return make_reward("remote", url=name, **options)
+  if name.endswith(".py"):
+    raise ValueError(f"'{name}' is a file; name the function in it, as {name}:function")
   if ":" not in name:
     raise ValueError(
       f"unknown reward '{name}'; use one of {', '.join(available_rewards())}, "
@@ -79,30 +78,6 @@ def make_reward(name: str, **options: Any) -> RewardFunction:
   return reward
 
 
-def load_object(path: str) -> Any:
-  """Imports `module:name` or `file.py:name`; the module may lie in the working directory.
-
-  Raises:
-    ValueError: no such module, file or name, or the object is not callable.
-  """
-  module_name, _, attribute = path.rpartition(":")
-  if not module_name or not attribute:
-    raise ValueError(f"'{path}' is not of the form module:function or file.py:function")
-  try:
-    if module_name.endswith(".py"):
-      module = _import_file(module_name)
-    else:
-      module = _import_with_working_directory(module_name)
-  except (ImportError, FileNotFoundError) as error:
-    raise ValueError(f"cannot import '{module_name}' of '{path}': {error}") from error
-  if not hasattr(module, attribute):
-    raise ValueError(f"'{module_name}' has no '{attribute}' (asked for by '{path}')")
-  value = getattr(module, attribute)
-  if not callable(value):
-    raise ValueError(f"'{path}' is a {type(value).__name__}, not a function")
-  return value
-
-
 def _build(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> RewardFunction:
   try:
     inspect.signature(factory).bind(**options)
@@ -111,29 +86,9 @@ def _build(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -
     raise ValueError(
       f"reward '{name}' was given {sorted(options)}: {error}; its options are {known}"
     ) from error
-  return factory(**options)
-
-
-def _import_file(path: str):
-  if not os.path.isfile(path):
-    raise FileNotFoundError(f"no file '{path}'")
-  stem = os.path.splitext(os.path.basename(path))[0]
-  spec = importlib.util.spec_from_file_location(stem, path)
-  if spec is None or spec.loader is None:
-    raise ImportError(f"'{path}' is not a Python file")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-def _import_with_working_directory(name: str):
-  # Console entry points do not have the working directory on the path; users expect it.
-  here = os.getcwd()
-  added = here not in sys.path and "" not in sys.path
-  if added:
-    sys.path.insert(0, here)
   try:
-    return importlib.import_module(name)
-  finally:
-    if added:
-      sys.path.remove(here)
+    return factory(**options)
+  except (ValueError, ImportError, OSError):
+    raise  # these say what is wrong themselves
+  except (Exception, SystemExit) as error:
+    raise ValueError(f"reward '{name}' cannot be made: {explain(error)}") from error

@@ -1,16 +1,30 @@
 """Rewards from an HTTP server: batched, concurrent, with time-outs and retries.
 
-Protocol: `POST url` with `{"prompts": [...], "completions": [...], "columns": {name: [...]}}`,
-answered by `{"scores": [...]}`, one number or null ("not scored") for each completion.
+Protocol: `POST url` with `{"prompts": [...], "completions": [...], "columns": {name: [...]}}`
+(equally many entries everywhere; `columns` holds those named by the option `columns`, by default
+none), answered with status 200 by `{"scores": [...]}`, one number or null ("not scored") for each
+completion. `headers` are sent with every request; `${NAME}` in one is replaced by the environment
+variable NAME, so that no token has to stand in a command or a file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
+import queue
+import re
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
+
+from tea_jax.runtime.secrets import HIDDEN, printable, public_text, public_url
+
+logger = logging.getLogger(__name__)
+
+_LARGEST_ANSWER = 64 * 2**20  # bytes
 
 
 class RemoteReward:
@@ -39,12 +53,12 @@ class RemoteReward:
     """Args:
     url: of the server, http or https.
     batch_size: completions in one request.
-    timeout: seconds for one request.
+    timeout: seconds for one request, from the first byte sent to the last received.
     attempts: requests made for a batch before giving up.
     first_pause, longest_pause: seconds before the second attempt, doubling up to the longest.
     concurrency: requests at the same time.
     columns: data-set columns to send along.
-    headers: sent with each request, e.g. an authorisation.
+    headers: sent with each request, e.g. {"Authorization": "Bearer ${TOKEN}"}.
     """
     for option, value, least in (
       ("batch_size", batch_size, 1),
@@ -54,9 +68,11 @@ class RemoteReward:
       if value < least:
         raise ValueError(f"{option}={value} must be at least {least}")
     if not url.startswith(("http://", "https://")):
-      raise ValueError(f"url={url!r} must start with http:// or https://")
-    if timeout <= 0:
-      raise ValueError(f"timeout={timeout} must be positive")
+      raise ValueError(f"url={public_url(url)!r} must start with http:// or https://")
+    if HIDDEN in url:
+      raise ValueError(f"{url} is an address whose secrets were left out; give it again")
+    if not 0 < timeout < float("inf"):
+      raise ValueError(f"timeout={timeout} must be positive and finite")
     self._httpx, self._tenacity = _import_clients()
     self.url = url
     self.batch_size = batch_size
@@ -64,7 +80,12 @@ class RemoteReward:
     self._attempts = attempts
     self._pauses = (first_pause, longest_pause)
     self._concurrency = concurrency
-    self._client = self._httpx.Client(timeout=timeout, headers=dict(headers or {}))
+    self._timeout = timeout
+    self._headers = {name: _filled(name, value) for name, value in (headers or {}).items()}
+    # A client a request: one that takes too long is closed without harm to the others.
+    self._clients: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for _ in range(concurrency):
+      self._clients.put(self._new_client())
     self._arrived: dict[bytes, float | None] = {}
 
   def __call__(
@@ -103,9 +124,22 @@ class RemoteReward:
     self._arrived.clear()
     return scores
 
+  @property
+  def required_columns(self) -> tuple[str, ...]:
+    """Columns that the data must have."""
+    return self.columns
+
   def close(self) -> None:
     """Closes the connections."""
-    self._client.close()
+    while not self._clients.empty():
+      self._clients.get().close()
+
+  def _new_client(self) -> Any:
+    try:
+      return self._httpx.Client(timeout=self._timeout, headers=self._headers)
+    except Exception as error:
+      names = ", ".join(self._headers)
+      raise ValueError(f"the headers ({names}) of {public_url(self.url)} cannot be sent") from error
 
   def _request(self, rows: list[dict[str, Any]], first_row: int) -> list[float | None]:
     body = {
@@ -120,37 +154,100 @@ class RemoteReward:
       wait=tenacity.wait_exponential(multiplier=first, min=first, max=longest),
       retry=tenacity.retry_if_exception_type((self._httpx.TransportError, _ServerBusy)),
       reraise=True,
+      before_sleep=self._say_retry,
     )
     try:
-      return retrying(self._post, body)
+      return retrying(self._within_timeout, body)
     except Exception as error:
       failure = RuntimeError(
-        f"{self.url} gave no scores for {len(rows)} completions: "
-        f"{type(error).__name__}: {error or 'no details'}"
+        f"{public_url(self.url)} gave no scores for {len(rows)} completions: "
+        f"{type(error).__name__}: {self._told(error)}"
       )
       failure.row = first_row  # pyright: ignore[reportAttributeAccessIssue]
       raise failure from error
 
-  def _post(self, body: dict[str, Any]) -> list[float | None]:
-    answer = self._client.post(self.url, json=body)
-    if answer.status_code == 429 or answer.status_code >= 500:
-      raise _ServerBusy(f"status {answer.status_code}: {answer.text[:200]}")
-    if answer.status_code >= 400:
-      raise ValueError(f"status {answer.status_code}: {answer.text[:200]}")
+  def _told(self, error: BaseException | None) -> str:
+    """What an error says, without secrets and control characters."""
+    text = str(error) or "no details"
+    for secret in (self.url, *self._headers.values()):
+      text = text.replace(secret, public_url(secret) if secret == self.url else HIDDEN)
+    return printable(public_text(text))
+
+  def _say_retry(self, state: Any) -> None:
+    logger.warning(
+      "%s: attempt %d of %d failed (%s); trying again in %.1f s",
+      public_url(self.url),
+      state.attempt_number,
+      self._attempts,
+      self._told(state.outcome.exception()),
+      state.next_action.sleep,
+    )
+
+  def _within_timeout(self, body: dict[str, Any]) -> list[float | None]:
+    """`_post`, ended when the whole request takes longer than the time-out."""
+    client, outcome = self._clients.get(), queue.SimpleQueue()
+
+    def work() -> None:
+      try:
+        outcome.put((self._post(client, body), None))
+      except BaseException as error:
+        outcome.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
     try:
-      scores = answer.json()["scores"]
-    except (ValueError, KeyError, TypeError) as error:
-      raise ValueError(
-        f"the answer is not of the form {{'scores': [...]}}: {answer.text[:200]}"
-      ) from error
+      scores, error = outcome.get(timeout=self._timeout)
+    except queue.Empty:
+      threading.Thread(target=client.close, daemon=True).start()
+      client = self._new_client()
+      raise _ServerBusy(f"no whole answer within {self._timeout:g} s") from None
+    finally:
+      self._clients.put(client)
+    if error is not None:
+      raise error
+    return scores
+
+  def _post(self, client: Any, body: dict[str, Any]) -> list[float | None]:
+    with client.stream("POST", self.url, json=body) as answer:
+      received = b""
+      for chunk in answer.iter_bytes():
+        received += chunk
+        if len(received) > _LARGEST_ANSWER:
+          raise ValueError(f"the answer has more than {_LARGEST_ANSWER >> 20} MB")
+    text = received[:400].decode("utf-8", "replace")[:200]
+    if answer.status_code == 429 or answer.status_code >= 500:
+      raise _ServerBusy(f"status {answer.status_code}: {text}")
+    if not 200 <= answer.status_code < 300:
+      raise ValueError(f"status {answer.status_code}: {text}")
+    try:
+      scores = json.loads(received)["scores"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+      raise ValueError(f"the answer is not of the form {{'scores': [...]}}: {text}") from error
     if not isinstance(scores, list) or len(scores) != len(body["completions"]):
       size = len(scores) if isinstance(scores, list) else type(scores).__name__
       raise ValueError(f"{size} scores came back for {len(body['completions'])} completions")
+    for score in scores:
+      if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+        raise ValueError(f"the score {str(score)[:80]!r} is not a number")
     return scores
 
 
 class _ServerBusy(Exception):
   """An answer that may be different next time."""
+
+
+def _filled(name: str, value: str) -> str:
+  """A header's value with `${NAME}` replaced from the environment."""
+  if not isinstance(value, str):
+    raise ValueError(f"the header {name} must be a text, not {type(value).__name__}")
+  if HIDDEN in value:
+    raise ValueError(f"the header {name} was left out of what was stored; give it again")
+
+  def variable(match: re.Match[str]) -> str:
+    if match[1] not in os.environ:
+      raise ValueError(f"the header {name} needs the environment variable {match[1]}")
+    return os.environ[match[1]]
+
+  return re.sub(r"\$\{(\w+)\}", variable, value)
 
 
 def _digest(row: dict[str, Any]) -> bytes:

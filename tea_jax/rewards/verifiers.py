@@ -1,4 +1,4 @@
-"""Rewards that check a completion against a rule: boxed answers, patterns, JSON schemas, length.
+"""Rewards that check a completion against a rule: boxed answers, patterns, length.
 
 They are 0/1 by default (length: between 0 and 1). `None` ("not scored") is returned only where the
 data, not the completion, is unusable: a reference answer that cannot be read.
@@ -7,7 +7,6 @@ data, not the completion, is unusable: a reference answer that cannot be read.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import warnings
@@ -20,33 +19,39 @@ from tea_jax.rewards.base import RewardFunction
 from tea_jax.rewards.worker_pool import WorkerPool
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*")
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_TOKEN = re.compile(r"\S+")
+_BRACE = re.compile(r"(?<!\\)[{}]")
 
 
 def extract_boxed(text: str) -> str | None:
   r"""Contents of the last complete `\boxed{...}` (or `\fbox{...}`) in `text`, or None.
 
-  Braces nest; `\{` and `\}` do not count. `\boxed 7` without braces gives one token, `7`.
+  Braces nest; `\{` and `\}` do not count. An empty box counts only if there is no other. Without
+  any, `\boxed 7` gives one token, `7`. Time is linear in the length of the text.
   """
-  answer = None
-  for match in _BOX.finditer(text):
-    start = match.end()
-    if start >= len(text):
-      break
-    if text[start] != "{":
-      answer = text[start:].split()[0].rstrip("$.") if text[start:].split() else answer
-      continue
-    depth = 0
-    for position in range(start, len(text)):
-      escaped = position > 0 and text[position - 1] == "\\"
-      if text[position] == "{" and not escaped:
-        depth += 1
-      elif text[position] == "}" and not escaped:
-        depth -= 1
-        if depth == 0:
-          answer = text[start + 1 : position].strip()
-          break
-  return answer
+  closing = _matching_braces(text)
+  starts = [match.end() for match in _BOX.finditer(text)]
+  braced = [start for start in starts if start in closing]
+  for start in reversed(braced):
+    if answer := text[start + 1 : closing[start]].strip():
+      return answer
+  # A word behind a bare \\boxed counts only where nothing was boxed: texts talk of the notation.
+  bare = [start for start in starts if start < len(text) and text[start] != "{"]
+  token = _TOKEN.match(text, bare[-1]) if bare and not braced else None
+  if token is not None:
+    return token[0].rstrip("$.")
+  return "" if braced else None
+
+
+def _matching_braces(text: str) -> dict[int, int]:
+  """Opening brace -> the brace that closes it, in one pass."""
+  closing, opened = {}, []
+  for match in _BRACE.finditer(text):
+    if match[0] == "{":
+      opened.append(match.start())
+    elif match[0] == "}" and opened:
+      closing[opened.pop()] = match.start()
+  return closing
 
 
 def answer_reader(pattern: str = "") -> Callable[[str], str | None]:
@@ -160,6 +165,11 @@ class BoxedMathReward:
       )
     return scores
 
+  @property
+  def required_columns(self) -> tuple[str, ...]:
+    """Columns that the data must have."""
+    return (self.answer_column,)
+
   def close(self) -> None:
     """Stops the worker processes."""
     self._pool.close()
@@ -194,56 +204,6 @@ def regex_reward(
     return np.array([no_match if hit is None else match for hit in found], np.float64)
 
   return regex
-
-
-def json_schema_reward(
-  schema: dict[str, Any] | str,
-  *,
-  valid: float = 1.0,
-  parsed: float = 0.0,
-  invalid: float = 0.0,
-) -> RewardFunction:
-  """Scores whether the completion is JSON that satisfies a schema.
-
-  Args:
-    schema: JSON schema as a dict, or the path of a JSON file.
-    valid: score of JSON that satisfies the schema.
-    parsed: score of JSON that does not.
-    invalid: score of anything else. The JSON is the whole completion or its first fenced block.
-  """
-  try:
-    import jsonschema
-    import jsonschema.validators
-  except ImportError as error:
-    raise ImportError(
-      "the json_schema reward needs the package jsonschema; "
-      "install it with: pip install 'tea-jax[rewards]'"
-    ) from error
-  rules: dict[str, Any]
-  if isinstance(schema, str):
-    with open(schema, encoding="utf-8") as file:
-      rules = json.load(file)
-  else:
-    rules = schema
-  validator_class = jsonschema.validators.validator_for(rules)
-  try:
-    validator_class.check_schema(rules)
-  except jsonschema.SchemaError as error:
-    raise ValueError(f"this is not a JSON schema: {error.message}") from error
-  validator = validator_class(rules)
-
-  def score(completion: str) -> float:
-    fenced = _FENCE.search(completion)
-    try:
-      value = json.loads(fenced.group(1) if fenced else completion)
-    except (ValueError, RecursionError):
-      return invalid
-    return valid if validator.is_valid(value) else parsed
-
-  def json_schema(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-    return np.array([score(completion) for completion in completions], np.float64)
-
-  return json_schema
 
 
 def length_reward(

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from typing import Any
 
 TIMED_OUT = {"timeout": True}
+_LONGEST_LINE = 1 << 20  # bytes of an answer
+_KEPT_MESSAGES = 1 << 13  # bytes of what a worker printed last
 
 
 class WorkerPool:
@@ -88,6 +90,8 @@ class _Worker:
   def __init__(self, program: str):
     self._program = program
     self._process: subprocess.Popen[bytes] | None = None
+    self._printed = b""
+    self._reader: threading.Thread | None = None
     self.started = False
 
   def ask(self, task: dict[str, Any], timeout: float) -> dict[str, Any]:
@@ -106,7 +110,14 @@ class _Worker:
       self._died()
       return dict(TIMED_OUT)
     self.started = True
-    return json.loads(line)
+    try:
+      answer = json.loads(line)
+    except (ValueError, RecursionError):
+      answer = None
+    if not isinstance(answer, dict):
+      self.stop()  # it answers no longer as agreed
+      return dict(TIMED_OUT)
+    return answer
 
   def stop(self) -> None:
     process, self._process, self.started = self._process, None, False
@@ -126,17 +137,25 @@ class _Worker:
       stderr=subprocess.PIPE,
       start_new_session=True,
     )
+    self._printed = b""
+    self._reader = threading.Thread(target=self._drain, args=(self._process.stderr,), daemon=True)
+    self._reader.start()
     return self._process
+
+  def _drain(self, stream: Any) -> None:
+    """Reads what the worker prints, so that it never waits for room in the pipe."""
+    with contextlib.suppress(OSError, ValueError):  # closed by `stop`
+      while chunk := os.read(stream.fileno(), 65536):
+        self._printed = (self._printed + chunk)[-_KEPT_MESSAGES:]
 
   def _died(self) -> None:
     """A worker that dies at its start cannot run at all; one that dies later is replaced."""
-    process, was_started = self._process, self.started
-    message = b""
-    if process is not None and process.stderr is not None and not was_started:
-      message = process.stderr.read()
+    was_started = self.started
+    if self._reader is not None and not was_started:
+      self._reader.join(timeout=1.0)
     self.stop()
     if not was_started:
-      lines = message.decode(errors="replace").strip().splitlines()
+      lines = self._printed.decode(errors="replace").strip().splitlines()
       raise RuntimeError(
         f"a worker running {os.path.basename(self._program)} died at its start: "
         f"{lines[-1] if lines else 'it printed nothing'}"
@@ -157,6 +176,8 @@ class _Worker:
         if not chunk:
           return b""
         received += chunk
+        if len(received) > _LONGEST_LINE:
+          return None
     return received
 
 

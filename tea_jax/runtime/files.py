@@ -1,7 +1,8 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and reading JSON with errors that name the file."""
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -22,3 +23,29 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], An
 def write_text(path: str | os.PathLike[str], text: str) -> None:
   """Writes `text` in UTF-8, whole or not at all."""
   write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: str | os.PathLike[str], *, kind: type | tuple[type, ...] = dict) -> Any:
+  """The value of a JSON file.
+
+  Args:
+    path: of the file, in UTF-8 (a byte order mark is skipped).
+    kind: what the value must be.
+
+  Raises:
+    ValueError: naming the file, if it is no such JSON.
+    OSError: if it cannot be read.
+  """
+  try:
+    value = json.loads(pathlib.Path(path).read_bytes().decode("utf-8-sig"))
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+  except RecursionError as error:
+    raise ValueError(f"{path} is not usable JSON: it is nested too deeply") from error
+  except ValueError as error:
+    raise ValueError(f"{path} is not JSON: {error}") from error
+  if not isinstance(value, kind):
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    names = " or ".join({dict: "an object", list: "a list"}.get(k, k.__name__) for k in kinds)
+    raise ValueError(f"{path} holds {type(value).__name__}, but must hold {names}")
+  return value

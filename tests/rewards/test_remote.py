@@ -151,3 +151,61 @@ def test_dead_server_is_an_error_that_names_url_and_prompt():
 def test_impossible_options_are_refused(option):
   with pytest.raises(ValueError, match=next(iter(option))):
     make_reward("remote", **{"url": "http://x", **option})
+
+
+@pytest.mark.parametrize(
+  "answer, said",
+  [
+    ((302, b'{"scores": [1]}'), "status 302"),
+    ((200, b'{"scores": ["1"]}'), "not a number"),
+    ((200, b'{"scores": [true]}'), "not a number"),
+    ((200, b"[" * 100_000), "not of the form"),
+    ((400, b"\x1b]0;owned\x07\x1b[2J"), "status 400"),
+    ((200, b'{"scores": [1' + b"0" * 400 + b"]}"), "beyond"),
+  ],
+)
+def test_answers_that_are_no_scores_are_refused_harmlessly(server, monkeypatch, answer, said):
+  def do_POST(self):
+    status, data = answer
+    self.send_response(status)
+    self.send_header("Location", "http://127.0.0.1:1/")
+    self.send_header("Content-Length", str(len(data)))
+    self.end_headers()
+    self.wfile.write(data)
+
+  monkeypatch.setattr(Scorer, "do_POST", do_POST)
+  with pytest.raises(RewardError, match=said) as caught:
+    call_reward(remote(server, attempts=1), ["p"], ["c"])
+  assert str(caught.value).isprintable()
+
+
+def test_a_server_that_dribbles_is_timed_out_as_a_whole(server, monkeypatch):
+  def do_POST(self):
+    self.send_response(200)
+    self.send_header("Content-Length", "1000")
+    self.end_headers()
+    for _ in range(30):
+      self.wfile.write(b" ")
+      self.wfile.flush()
+      time.sleep(0.1)
+
+  monkeypatch.setattr(Scorer, "do_POST", do_POST)
+  start = time.monotonic()
+  with pytest.raises(RewardError, match=r"no whole answer within 0\.5 s"):
+    call_reward(remote(server, attempts=2, timeout=0.5), ["p"], ["c"])
+  assert time.monotonic() - start < 2.5
+
+
+def test_secrets_of_address_and_headers_are_in_no_error(server, monkeypatch):
+  monkeypatch.setenv("SCORER_TOKEN", "SECRET2")
+  url = "http://user:SECRET1@127.0.0.1:1/score?key=SECRET3"
+  reward = make_reward(
+    url, timeout=1, attempts=1, headers={"Authorization": "Bearer ${SCORER_TOKEN}"}
+  )
+  with pytest.raises(RewardError, match=r"127\.0\.0\.1:1/score") as caught:
+    call_reward(reward, ["p"], ["c"])
+  assert "SECRET" not in str(caught.value)
+  with pytest.raises(ValueError, match="environment variable NOT_SET"):
+    make_reward(url, headers={"Authorization": "${NOT_SET}"})
+  with pytest.raises(ValueError, match="give it again"):
+    make_reward(url, headers={"Authorization": "<hidden>"})
