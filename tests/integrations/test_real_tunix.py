@@ -46,7 +46,7 @@ def cluster(actor):
     reference=None,
     tokenizer=letter_tokenizer(),
     cluster_config=rl_cluster.ClusterConfig(
-      role_to_mesh={role: mesh for role in roles},
+      role_to_mesh=dict.fromkeys(roles, mesh),
       training_config=rl_cluster.RLTrainingConfig(
         actor_optimizer=optax.adam(1e-3),
         eval_every_n_steps=100,
