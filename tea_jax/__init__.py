@@ -74,7 +74,7 @@ if TYPE_CHECKING:
   from tea_jax.runs.config import RunConfig
   from tea_jax.training.loop import train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Models and training take seconds to import, so they are imported when they are first named.
 _LAZY = {

@@ -18,6 +18,7 @@ from typing import Any
 
 from tea_jax.data import tasks
 from tea_jax.rewards import load_object
+from tea_jax.runtime.extras import extra
 
 Message = dict[str, str]
 
@@ -262,13 +263,8 @@ def read_openers() -> list[str]:
 
 def read_hub(name: str, configuration: str | None, split: str, **options: Any) -> Iterable[Any]:
   """Rows of a data set of the Hugging Face hub (or of a local folder in its format)."""
-  try:
+  with extra("data", f"reading '{name}' from the hub"):
     import datasets
-  except ImportError as error:
-    raise ImportError(
-      f"reading '{name}' from the hub needs the package datasets; "
-      "install it with: pip install 'tea-jax[data]'"
-    ) from error
   try:
     return datasets.load_dataset(name, configuration, split=split, **options)  # pyright: ignore
   except Exception as error:
@@ -289,7 +285,8 @@ def _read_jsonl(path: str) -> Iterator[Any]:
 
 
 def _read_parquet(path: str) -> Iterator[Any]:
-  import pyarrow.parquet
+  with extra("train", "reading Parquet"):
+    import pyarrow.parquet
 
   with pyarrow.parquet.ParquetFile(path) as file:
     for batch in file.iter_batches():

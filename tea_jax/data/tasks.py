@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+from tea_jax.runtime.extras import extra
+
 PREFIX = "reasoning_gym:"
 _SIZE = 2000
 
@@ -39,14 +41,9 @@ def make_task(name: str, options: Mapping[str, Any]) -> Any:
     ImportError: if the package is not installed.
     ValueError: for an unknown task, or options that it does not have.
   """
-  try:
+  with extra("tasks", f"the task '{name}'"):
     import reasoning_gym
     from reasoning_gym.factory import DATASETS
-  except ImportError as error:
-    raise ImportError(
-      f"the task '{name}' needs the package reasoning-gym; install it with: "
-      "pip install reasoning-gym"
-    ) from error
   if name not in DATASETS:
     close = [task for task in sorted(DATASETS) if name[:4] in task] or sorted(DATASETS)
     raise ValueError(f"unknown task '{name}'; there are {', '.join(close[:12])} and others")

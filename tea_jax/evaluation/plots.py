@@ -20,6 +20,7 @@ from scipy.special import ndtri
 from tea_jax.evaluation.best_of_n import checked_rewards
 from tea_jax.evaluation.bootstrap import Interval
 from tea_jax.evaluation.qq_linearity import DEFAULT_PROBABILITIES
+from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import write_whole
 
 # Distinguishable under the common colour-vision deficiencies (Okabe and Ito).
@@ -177,13 +178,9 @@ def line_styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def _figure(width: float, height: float) -> Any:
-  try:
+  with extra("plots", "a figure"):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-  except ImportError as error:
-    raise ImportError(
-      "figures need matplotlib; install it with: pip install 'tea-jax[plots]'"
-    ) from error
   figure = Figure(figsize=(width, height), layout="constrained")
   FigureCanvasAgg(figure)
   return figure

@@ -15,11 +15,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
+from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import write_text, write_whole
+
+with extra("train", "storing completions"):
+  import pyarrow as pa
+  import pyarrow.parquet as pq
 
 
 class Samples(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tea_jax.rewards.base import RewardFunction
+from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import read_json
 
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
@@ -30,14 +31,9 @@ def json_schema_reward(
     parsed: score of JSON that does not.
     invalid: score of anything else. The JSON is the whole completion or its first fenced block.
   """
-  try:
+  with extra("rewards", "the json_schema reward"):
     import jsonschema
     import jsonschema.validators
-  except ImportError as error:
-    raise ImportError(
-      "the json_schema reward needs the package jsonschema; "
-      "install it with: pip install 'tea-jax[rewards]'"
-    ) from error
   rules: dict[str, Any]
   if isinstance(schema, str):
     rules = read_json(schema)

@@ -18,6 +18,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from tea_jax.runtime.extras import extra
+
 _COMPOUND_ALPHA = 15.0
 _BUT_BEFORE = 0.5
 # Single letters other than "a" and "i" are what is left of emoticons.
@@ -184,13 +186,8 @@ def _word_valences() -> Callable[[str], list[float]]:
 
   The package's public result holds only the squashed, rounded sum; its scoring hook is replaced.
   """
-  try:
+  with extra("rewards", "the lexicon reward"):
     from vader import SentimentIntensityAnalyzer
-  except ImportError as error:
-    raise ImportError(
-      "the lexicon reward needs the package nltk-vader-sentiment; "
-      "install it with: pip install 'tea-jax[rewards]'"
-    ) from error
 
   class RawValence(SentimentIntensityAnalyzer):
     def _score_valence(self, sentiments, text):  # pyright: ignore[reportIncompatibleMethodOverride]

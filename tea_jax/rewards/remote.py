@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
+from tea_jax.runtime.extras import extra
 from tea_jax.runtime.secrets import HIDDEN, printable, public_text, public_url
 
 logger = logging.getLogger(__name__)
@@ -255,12 +256,7 @@ def _digest(row: dict[str, Any]) -> bytes:
 
 
 def _import_clients():
-  try:
+  with extra("rewards", "the remote reward"):
     import httpx
     import tenacity
-  except ImportError as error:
-    raise ImportError(
-      "the remote reward needs httpx and tenacity; "
-      "install them with: pip install 'tea-jax[rewards]'"
-    ) from error
   return httpx, tenacity

@@ -17,6 +17,7 @@ import numpy as np
 
 from tea_jax.rewards.base import RewardFunction
 from tea_jax.rewards.worker_pool import WorkerPool
+from tea_jax.runtime.extras import extra
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*")
 _TOKEN = re.compile(r"\S+")
@@ -110,11 +111,9 @@ class BoxedMathReward:
     num_workers: processes that compare.
     correct, incorrect: the two scores.
     """
-    if importlib.util.find_spec("math_verify") is None:
-      raise ImportError(
-        "boxed answers are compared with math-verify; "
-        "install it with: pip install 'tea-jax[rewards]'"
-      )
+    with extra("rewards", "comparing boxed answers"):
+      if importlib.util.find_spec("math_verify") is None:  # importing it takes a second
+        raise ModuleNotFoundError(name="math_verify")
     self.answer_column = answer_column
     self.correct = correct
     self.incorrect = incorrect

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from rich import progress as rich_progress
-from rich.console import Console
 
 from tea_jax.rollout.decode_loop import DecodeState
+from tea_jax.runtime.extras import extra
+
+if TYPE_CHECKING:
+  from rich.console import Console
 
 
 class Progress(NamedTuple):
@@ -88,6 +90,10 @@ def progress_bar(console: Console | None = None) -> Iterator[Callable[[Progress]
   Yields:
     The callback for `progress=`.
   """
+  with extra("train", "a progress bar"):
+    from rich import progress as rich_progress
+    from rich.console import Console
+
   columns = (
     rich_progress.TextColumn("{task.description}"),
     rich_progress.BarColumn(),

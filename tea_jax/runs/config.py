@@ -14,8 +14,6 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import yaml
-
 from tea_jax.advantages import AdvantageFlags, GroupRule
 from tea_jax.runs.checks import require
 from tea_jax.runs.groups import (
@@ -31,7 +29,11 @@ from tea_jax.runs.groups import (
 )
 from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
+from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import write_text
+
+with extra("train", "a run's config"):
+  import yaml
 
 T = TypeVar("T")
 

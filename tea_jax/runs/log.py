@@ -14,12 +14,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 
 from tea_jax.runs.groups import LoggingConfig
+from tea_jax.runtime.extras import extra
+
+with extra("train", "a run's log"):
+  from rich.console import Console
+  from rich.live import Live
+  from rich.progress_bar import ProgressBar
+  from rich.table import Table
 
 _SHOWN = (
   ("reward/mean", "reward"),
@@ -126,13 +129,13 @@ class RunLog:
       self._live.start()
     self._tensorboard = None
     if options.tensorboard:
-      try:
+      with extra("logging", "--logging.tensorboard"):
         from tensorboardX import SummaryWriter
-      except ImportError as error:
-        raise ValueError(
-          "--logging.tensorboard needs tensorboardX; pip install tensorboardX, or leave it out."
-        ) from error
-      self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+      # A run that is killed goes on after its last checkpoint: the writer's thread, which its
+      # flush() does not wait for, puts every step on disk within a second.
+      self._tensorboard = SummaryWriter(
+        str(folder / "tensorboard"), purge_step=first_step, flush_secs=1
+      )
 
   def offsets(self) -> dict[str, int]:
     """Byte offsets of all files, for the checkpoint."""
@@ -151,7 +154,6 @@ class RunLog:
       for name, value in everything.items():
         if isinstance(value, (int, float, np.floating)):
           self._tensorboard.add_scalar(name, float(value), step)
-      self._tensorboard.flush()  # A run that is killed goes on after its last checkpoint.
     self._rows = [*self._rows, {"step": step, **everything}][-_LIVE_ROWS:]
     if self._live is not None:
       self._live.update(self._table(step), refresh=True)

@@ -148,7 +148,7 @@ def test_report_without_figures_needs_no_matplotlib(runs, tmp_path, monkeypatch)
   monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
   monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
   write_report(tmp_path, runs, baselines=("grpo",), title="T", figures=False)
-  with pytest.raises(ImportError, match=r"pip install 'tea-jax\[plots\]'"):
+  with pytest.raises(ImportError, match=r'pip install "tea-jax\[plots\]"'):
     write_report(tmp_path, runs, baselines=("grpo",), title="T")
 
 

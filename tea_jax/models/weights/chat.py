@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tea_jax.runtime.extras import extra
+
 _DATE = "26 Jul 2024"
 
 
@@ -22,6 +24,8 @@ def apply_chat_template(
     conversation: messages with `role` and `content`.
     add_generation_prompt: open the assistant's turn at the end.
   """
+  with extra("train", "a chat template"):
+    import jinja2  # noqa: F401 (transformers renders the template with it)
   return tokenizer.apply_chat_template(
     conversation,
     tokenize=False,

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tea_jax.models.weights import reader
+from tea_jax.runtime.extras import extra
 
 _SCALARS = {
   **{0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?"},
@@ -136,11 +137,9 @@ class GgufFile:
 
 
 def _package() -> Any:
-  try:
+  with extra("gguf", "reading a .gguf file"):
     package = importlib.import_module("gguf")
     importlib.import_module("gguf.quants")
-  except ImportError as error:
-    raise ImportError("Reading a .gguf file needs the gguf package: pip install gguf.") from error
   return package
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import write_text, write_whole
 from tea_jax.studies.alignment.estimators import (
   PUBLISHED_ALIGNMENT,
@@ -167,13 +168,9 @@ def _cells(study: Study) -> dict[tuple[str, int, str], Alignment]:
 
 
 def _draw(study: Study, path: pathlib.Path) -> None:
-  try:
+  with extra("plots", "a figure"):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-  except ImportError as error:
-    raise ImportError(
-      "figures need matplotlib; install it with: pip install 'tea-jax[plots]'"
-    ) from error
   columns = min(3, len(study))
   lines = -(-len(study) // columns)
   figure = Figure(figsize=(4.2 * columns + 2.6, 3.4 * lines), layout="constrained")

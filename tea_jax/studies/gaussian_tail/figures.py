@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import write_whole
 from tea_jax.studies.gaussian_tail.summary import LABELS, Row, Slope, Summary
 
@@ -44,12 +45,8 @@ _STYLE = {
 
 
 def _pyplot() -> Any:
-  try:
+  with extra("plots", "a figure"):
     import matplotlib
-  except ImportError as error:
-    raise ImportError(
-      'Figures need matplotlib, which is not installed; use pip install "tea-jax[plots]".'
-    ) from error
   matplotlib.use("Agg")
   from matplotlib import pyplot
 

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
+from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import write_text
 from tea_jax.studies.gaussian_tail.config import Cell, DiagnosticConfig, cell_sizes
 from tea_jax.studies.gaussian_tail.published import PUBLISHED_BATCHES
@@ -25,6 +24,9 @@ from tea_jax.studies.gaussian_tail.summary import (
   Summary,
   row_record,
 )
+
+with extra("train", "the diagnostic's table"):
+  from rich.table import Table
 
 
 def _number(value: float | None, digits: int = 3) -> str:
