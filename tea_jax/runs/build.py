@@ -1,13 +1,15 @@
-"""From the flags to what a run works with: policy, prompts in splits, reward."""
+"""From the flags to what a run works with, once: `build(config) -> Parts`."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
+from tea_jax.advantages import GroupRule
 from tea_jax.data import (
   RECIPES,
   EncodedPrompts,
@@ -23,10 +25,123 @@ from tea_jax.models.policy import Policy
 from tea_jax.models.sharding import make_mesh
 from tea_jax.models.weights.load import load_policy
 from tea_jax.rewards import RewardFunction, WeightedReward, make_reward
+from tea_jax.rewards.verifiers import answer_reader
+from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.runs.config import RunConfig
-from tea_jax.runs.groups import DataConfig, PolicyConfig
+from tea_jax.runs.groups import (
+  CheckpointConfig,
+  DataConfig,
+  LoggingConfig,
+  PolicyConfig,
+  RolloutConfig,
+  ValidationConfig,
+)
+from tea_jax.runs.objective import ObjectiveConfig
+from tea_jax.runs.optimizer import OptimizerConfig
 
 Splits = Mapping[str, Sequence[Prompt]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """What a run works with: objects that were built from its flags, and what its loop counts.
+
+  Attributes:
+    policy: the start, on its mesh.
+    borrowed: the caller needs the policy's weights later; train a copy.
+    mesh: of the devices; None on one.
+    prompts: encoded training prompts.
+    validation_prompts: encoded validation prompts; empty for a run that does not validate.
+    reward, rule: what scores completions, and what makes advantages of scores.
+    answer: reads the answer that votes out of a completion.
+    sampler: how tokens are drawn.
+    lora: adapters that are trained; None if all weights are.
+    steps, seed: number of steps, root of all random keys.
+    prompts_per_step, num_rollouts: P and m of a step.
+    objective, optimizer, checkpoint, validation, logging: groups of settings, as in `RunConfig`.
+  """
+
+  policy: Policy
+  borrowed: bool
+  mesh: jax.sharding.Mesh | None
+  prompts: EncodedPrompts
+  validation_prompts: EncodedPrompts
+  reward: RewardFunction
+  rule: GroupRule
+  answer: Callable[[str], str | None]
+  sampler: SamplingConfig
+  lora: LoraConfig | None
+  steps: int
+  seed: int
+  prompts_per_step: int
+  num_rollouts: int
+  objective: ObjectiveConfig
+  optimizer: OptimizerConfig
+  checkpoint: CheckpointConfig
+  validation: ValidationConfig
+  logging: LoggingConfig
+
+  @property
+  def longest_prompt(self) -> int:
+    """Tokens of the longest prompt that the run samples from."""
+    return max(len(t) for data in (self.prompts, self.validation_prompts) for t in data.tokens)
+
+
+def build(
+  config: RunConfig,
+  *,
+  policy: Policy | None = None,
+  splits: Splits | None = None,
+  reward: RewardFunction | None = None,
+  rule: GroupRule | None = None,
+) -> Parts:
+  """Loads and checks everything that a run needs; nothing is sampled or compiled.
+
+  Args:
+    config: of the run.
+    policy, splits, reward, rule: instead of what the config names.
+
+  Raises:
+    ValueError: for inputs that do not fit each other.
+  """
+  mesh = run_mesh(config)
+  loaded = policy or load_run_policy(config)
+  splits = splits or load_splits(config.data)
+  rule = rule or config.advantage_rule()
+  rule.check_num_rollouts(config.sampling.num_rollouts)
+  validated = EncodedPrompts([], [], [])
+  if config.validation.every:
+    chosen = list(splits.get("validation", ()))[: config.validation.num_prompts]
+    if not chosen:
+      raise ValueError("validation.every > 0 needs validation prompts; set data.num_validation.")
+    validated = encode(chosen, loaded, config.data)
+  return Parts(
+    policy=loaded,
+    borrowed=policy is not None,
+    mesh=mesh,
+    prompts=encode(splits["train"], loaded, config.data),
+    validation_prompts=validated,
+    reward=reward or make_run_reward(config),
+    rule=rule,
+    answer=answer_reader(config.reward.answer_pattern),
+    sampler=sampler_config(config.sampling),
+    lora=lora_config(config.model),
+    steps=config.steps,
+    seed=config.seed,
+    prompts_per_step=config.data.prompts_per_step,
+    num_rollouts=config.sampling.num_rollouts,
+    objective=config.objective,
+    optimizer=config.optimizer,
+    checkpoint=config.checkpoint,
+    validation=config.validation,
+    logging=config.logging,
+  )
+
+
+def sampler_config(config: RolloutConfig) -> SamplingConfig:
+  """How the engine draws tokens, from a run's group of flags."""
+  names = ("temperature", "top_k", "top_p", "min_p", "max_completion_length")
+  return SamplingConfig(**{name: getattr(config, name) for name in names})
 
 
 def load_splits(options: DataConfig) -> dict[str, list[Prompt]]:

@@ -131,7 +131,15 @@ def evaluate_parameters(
   )
   longest = max(len(tokens) for tokens in prompts.tokens)
   sampler = engine_sampler(
-    make_learner(policy, config, prompt_length=longest, mesh=build.run_mesh(config)).engine,
+    make_learner(
+      policy,
+      sampler=build.sampler_config(config.sampling),
+      objective=config.objective,
+      optimizer=config.optimizer,
+      lora=build.lora_config(config.model),
+      prompt_length=longest,
+      mesh=build.run_mesh(config),
+    ).engine,
     params,
     prompts,
     key=jax.random.key(options.seed),

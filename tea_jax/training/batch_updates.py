@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from tea_jax.runs.config import RunConfig
 from tea_jax.runs.state import State
 from tea_jax.training.learner import Learner
 from tea_jax.training.update import Batch
@@ -35,25 +34,27 @@ def update_on_batch(
   frozen: Any,
   batch: Batch,
   *,
-  config: RunConfig,
+  kl_coefficient: float,
+  updates: int,
   rate: np.float32,
   warn: Callable[[int, str], None],
 ) -> Updated:
-  """Runs `updates_per_batch` updates; from the second on ratios are to the first's log-probs.
+  """Runs all updates of a batch; from the second on ratios are to the first's log-probs.
 
   Args:
     learner: the compiled update.
     state: its trainable parameters and optimiser state are donated.
     frozen: the other parameters.
     batch: of rollouts.
-    config: of the run.
+    kl_coefficient: weight of the KL.
+    updates: on this batch.
     rate: learning rate of all of them.
     warn: told the number of an update that was skipped, and a sentence.
   """
-  beta = np.float32(config.objective.kl_coefficient)
+  beta = np.float32(kl_coefficient)
   trainable, optimizer, skipped = state.trainable, state.optimizer, state.skipped
   collected: list[dict[str, float]] = []
-  for update in range(config.optimizer.updates_per_batch):
+  for update in range(updates):
     result = learner.update(trainable, optimizer, frozen, batch, rate, beta)
     trainable, optimizer = result.trainable, result.optimizer_state
     metrics = {name: float(value) for name, value in jax.device_get(result.metrics).items()}

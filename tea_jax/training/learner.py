@@ -25,8 +25,7 @@ from tea_jax.rollout.cache import bucket
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.rollout.types import Rollouts
-from tea_jax.runs.build import lora_config
-from tea_jax.runs.config import RunConfig
+from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
 from tea_jax.training.update import (
   init_optimizer,
@@ -85,8 +84,11 @@ _KEPT = 4
 
 def make_learner(
   policy: Policy,
-  config: RunConfig,
   *,
+  sampler: SamplingConfig,
+  objective: ObjectiveConfig,
+  optimizer: OptimizerConfig,
+  lora: LoraConfig | None = None,
   prompt_length: int,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Learner:
@@ -94,7 +96,9 @@ def make_learner(
 
   Args:
     policy: the model; its weights are not kept.
-    config: of the run.
+    sampler: how tokens are drawn.
+    objective, optimizer: of the update; learning rate, schedule and KL coefficient do not matter.
+    lora: adapters that are trained; None if all weights are.
     prompt_length: longest prompt in tokens; all prompts are padded to its bucket, so that no batch
       compiles anything new.
     mesh: of the devices; None on one.
@@ -102,30 +106,19 @@ def make_learner(
   fields = {f.name: getattr(policy, f.name) for f in dataclasses.fields(policy)}
   tokenizer = fields.pop("tokenizer")
   del fields["params"]
-  sampling = SamplingConfig(
-    temperature=config.sampling.temperature,
-    top_k=config.sampling.top_k,
-    top_p=config.sampling.top_p,
-    min_p=config.sampling.min_p,
-    max_completion_length=config.sampling.max_completion_length,
-  )
-  lora = lora_config(config.model)
-  objective = config.objective
   objective = dataclasses.replace(objective, kl_coefficient=float(objective.kl_coefficient > 0))
   # What the update takes as arguments must not tell compiled functions apart.
   defaults = OptimizerConfig()
   dynamic = ("learning_rate", "schedule", "warmup_steps", "final_learning_rate_ratio")
-  optimizer = dataclasses.replace(
-    config.optimizer, **{name: getattr(defaults, name) for name in dynamic}
-  )
+  optimizer = dataclasses.replace(optimizer, **{name: getattr(defaults, name) for name in dynamic})
   prompt_length = bucket(prompt_length, smallest=16)
-  own = (id(tokenizer), sampling, lora, objective, optimizer, prompt_length, mesh)
+  own = (id(tokenizer), sampler, lora, objective, optimizer, prompt_length, mesh)
   key = (*fields.items(), *own)
   if key not in _LEARNERS:
     while len(_LEARNERS) >= _KEPT:
       _LEARNERS.pop(next(iter(_LEARNERS)))
     shape = dataclasses.replace(policy, params={})
-    _LEARNERS[key] = _build(shape, sampling, lora, objective, optimizer, prompt_length, mesh)
+    _LEARNERS[key] = _build(shape, sampler, lora, objective, optimizer, prompt_length, mesh)
   return _LEARNERS[key]
 
 

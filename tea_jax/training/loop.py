@@ -24,9 +24,8 @@ from tea_jax.data import PromptIterator
 from tea_jax.evaluation.scoring import Scorer, Scores, sample_record
 from tea_jax.models.policy import Policy
 from tea_jax.rewards import RewardError, RewardFunction
-from tea_jax.rewards.verifiers import answer_reader
 from tea_jax.rollout.types import Rollouts
-from tea_jax.runs import build
+from tea_jax.runs.build import Parts, Splits, build
 from tea_jax.runs.checkpoints import CheckpointStore
 from tea_jax.runs.config import RunConfig
 from tea_jax.runs.folder import RunFolder
@@ -76,7 +75,7 @@ def train(
   config: RunConfig,
   *,
   policy: Policy | None = None,
-  splits: build.Splits | None = None,
+  splits: Splits | None = None,
   reward: RewardFunction | None = None,
   rule: GroupRule | None = None,
   console: Console | None = None,
@@ -102,8 +101,9 @@ def train(
   """
   folder = RunFolder(config)
   try:
+    # Nothing but the run may hold the parts: what it trains is donated.
     run = Run(
-      config, folder, policy=policy, splits=splits, reward=reward, rule=rule, console=console
+      build(config, policy=policy, splits=splits, reward=reward, rule=rule), folder, console=console
     )
     try:
       return run.train(on_step)
@@ -116,47 +116,47 @@ def train(
 class Run:
   """The parts of one run; `train` is the usual way in."""
 
-  def __init__(
-    self,
-    config: RunConfig,
-    folder: RunFolder,
-    *,
-    policy: Policy | None = None,
-    splits: build.Splits | None = None,
-    reward: RewardFunction | None = None,
-    rule: GroupRule | None = None,
-    console: Console | None = None,
-  ):
-    self.config, self.folder = config, folder
+  def __init__(self, parts: Parts, folder: RunFolder, *, console: Console | None = None):
+    self.parts, self.folder = parts, folder
     console = console or Console()
-    self.policy = policy or build.load_run_policy(config)
-    self.mesh = build.run_mesh(config)
-    splits = splits or build.load_splits(config.data)
-    self.prompts = build.encode(splits["train"], self.policy, config.data)
-    self.validation = Validation(config, splits, self.policy)
+    self.mesh, self.prompts, self.rule = parts.mesh, parts.prompts, parts.rule
+    self.validation = Validation(
+      parts.validation_prompts,
+      parts.validation,
+      parts.steps,
+      parts.prompts_per_step,
+      parts.num_rollouts,
+    )
     self.scorer = Scorer(
-      reward or build.make_run_reward(config),
-      self.policy.tokenizer,
-      num_steps=config.steps,
+      parts.reward,
+      parts.policy.tokenizer,
+      num_steps=parts.steps,
       folder=folder.path / "rollouts",
     )
-    self.rule = rule or config.advantage_rule()
-    self.rule.check_num_rollouts(config.sampling.num_rollouts)
-    longest = max(len(t) for data in (self.prompts, self.validation.prompts) for t in data.tokens)
-    self.learner = make_learner(self.policy, config, prompt_length=longest, mesh=self.mesh)
-    self.learning_rates = learning_rates(config.optimizer, config.steps)
-    self.root = jax.random.key(config.seed)
-    self.iterator = PromptIterator(
-      len(self.prompts), batch_size=config.data.prompts_per_step, key=self._key(_DATA)
+    self.learner = make_learner(
+      parts.policy,
+      sampler=parts.sampler,
+      objective=parts.objective,
+      optimizer=parts.optimizer,
+      lora=parts.lora,
+      prompt_length=parts.longest_prompt,
+      mesh=self.mesh,
     )
-    reader = answer_reader(config.reward.answer_pattern)
-    self.advantages = AdvantageStep(self.rule, answer=reader)
-    self.reference = self.policy.params if config.objective.needs_reference else None
+    self.learning_rates = learning_rates(parts.optimizer, parts.steps)
+    self.root = jax.random.key(parts.seed)
+    self.iterator = PromptIterator(
+      len(self.prompts), batch_size=parts.prompts_per_step, key=self._key(_DATA)
+    )
+    self.advantages = AdvantageStep(self.rule, answer=parts.answer)
+    start = parts.policy.params
+    self.reference = start if parts.objective.needs_reference else None
     trainable, self.frozen = self.learner.start(
-      self.policy.params, self._key(_ADAPTERS), borrowed=policy is not None or bool(self.reference)
+      start, self._key(_ADAPTERS), borrowed=parts.borrowed or bool(self.reference)
     )
     # The start of a policy that was loaded for this run is freed unless it is the reference.
-    self.policy = dataclasses.replace(self.policy, params={})
+    self.policy = dataclasses.replace(parts.policy, params={})
+    self.parts = dataclasses.replace(parts, policy=self.policy)
+    del parts, start
     fresh = State(
       trainable,
       self.learner.init_optimizer(trainable),
@@ -166,8 +166,8 @@ class Run:
     del trainable
     self.store = CheckpointStore(
       folder.path / "checkpoints",
-      keep=config.checkpoint.keep,
-      asynchronous=config.checkpoint.asynchronous,
+      keep=self.parts.checkpoint.keep,
+      asynchronous=self.parts.checkpoint.asynchronous,
       announce=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
     )
     encoded = repr((self.prompts.tokens, self.validation.prompts.tokens))
@@ -181,8 +181,8 @@ class Run:
     self.iterator.load_state_dict(self.state.iterator)
     self.log = RunLog(
       folder.path,
-      config.logging,
-      steps=config.steps,
+      self.parts.logging,
+      steps=self.parts.steps,
       offsets=offsets,
       first_step=self.first_step,
       console=console,
@@ -192,7 +192,7 @@ class Run:
 
   def train(self, on_step: OnStep | None = None) -> TrainResult:
     """Runs the remaining steps and writes the finished policy."""
-    every = self.config.checkpoint.every
+    every = self.parts.checkpoint.every
     if self.validation.has_own_shape:
       params = self.learner.merge(self.state.trainable, self.frozen)
       self.validation.compile(self.learner.engine, params, self._key(_VALIDATION))
@@ -200,7 +200,7 @@ class Run:
     if self.pending is not None:
       metrics, timings = self.pending
       self._finish_step(self.first_step - 1, metrics, timings, on_step)
-    for step in range(self.first_step, self.config.steps):
+    for step in range(self.first_step, self.parts.steps):
       before, offsets = self.state, self.log.offsets()
       try:
         metrics, timings = self.step(step)
@@ -211,12 +211,12 @@ class Run:
         raise
       done = step + 1
       self._finish_step(step, metrics, timings, on_step)
-      if done == self.config.steps or (every and done % every == 0):
+      if done == self.parts.steps or (every and done % every == 0):
         self._save(done, self.state, self.log.offsets())
     self.store.close()
     params = self.learner.merge(self.state.trainable, self.frozen)
     best = self.state.best
-    selected = best if self.config.checkpoint.final_policy == "best" else None
+    selected = best if self.parts.checkpoint.final_policy == "best" else None
     self.folder.finish(self.policy, params, None if selected is None else selected.step)
     return TrainResult(
       run_folder=self.folder.path,
@@ -260,7 +260,7 @@ class Run:
       on_devices = place(rollouts, self.mesh)
       reference = self._reference_logprobs(on_devices)
     with clock("advantage"):
-      shaped, where = rewards_for_rule(self.config.objective, scores.rewards, rollouts, reference)
+      shaped, where = rewards_for_rule(self.parts.objective, scores.rewards, rollouts, reference)
       advantages, tracked, diagnostics = self.advantages(
         self.state.tracked,
         shaped,
@@ -297,10 +297,10 @@ class Run:
       self.learner.merge(self.state.trainable, self.frozen),
       [self.prompts.tokens[i] for i in chosen],
       key=key,
-      num_rollouts=self.config.sampling.num_rollouts,
+      num_rollouts=self.parts.num_rollouts,
       prompt_ids=[self.prompts.prompts[i].id for i in chosen],
     )
-    return trim(rollouts, self.config.sampling.max_completion_length)
+    return trim(rollouts, self.parts.sampler.max_completion_length)
 
   def _reference_logprobs(self, rollouts: Rollouts) -> jax.Array | None:
     if self.reference is None:
@@ -309,14 +309,21 @@ class Run:
 
   def _update(self, step: int, batch: Batch, tracked: Any) -> dict[str, float]:
     """All updates on one batch; their metrics."""
-    config, rate = self.config.optimizer, self.learning_rates[step]
+    optimizer, rate = self.parts.optimizer, self.learning_rates[step]
 
     def warn(update: int, sentence: str) -> None:
-      which = f", update {update + 1}" if config.updates_per_batch > 1 else ""
+      which = f", update {update + 1}" if optimizer.updates_per_batch > 1 else ""
       self.log.say(f"step {step + 1}{which}: {sentence}")
 
     updated = update_on_batch(
-      self.learner, self.state, self.frozen, batch, config=self.config, rate=rate, warn=warn
+      self.learner,
+      self.state,
+      self.frozen,
+      batch,
+      kl_coefficient=self.parts.objective.kl_coefficient,
+      updates=optimizer.updates_per_batch,
+      rate=rate,
+      warn=warn,
     )
     self.state = self.state._replace(
       trainable=updated.trainable,
@@ -325,10 +332,10 @@ class Run:
       iterator=self.iterator.state_dict(),
       skipped=updated.skipped,
     )
-    if updated.skipped >= config.max_skipped:
+    if updated.skipped >= optimizer.max_skipped:
       raise FloatingPointError(
         f"{updated.skipped} updates in a row were skipped because their gradients were not finite; "
-        f"look at the last rewards, or lower optimizer.learning_rate={config.learning_rate}."
+        f"look at the last rewards, or lower optimizer.learning_rate={optimizer.learning_rate}."
       )
     return {**updated.metrics, "learning_rate": float(rate)}
 
@@ -340,9 +347,9 @@ class Run:
     rewards = self.validation.rewards(
       self.learner.engine, params, self.scorer, key=self._key(_VALIDATION)
     )
-    score = selection_score(rewards, self.config.validation.top)
+    score = selection_score(rewards, self.parts.validation.top)
     best = better(self.state.best, done, score)
-    if best.step == done and self.config.checkpoint.final_policy == "best":
+    if best.step == done and self.parts.checkpoint.final_policy == "best":
       self.folder.save_best(self.policy, params, done)
     self.state = self.state._replace(best=best)
     return {
@@ -352,7 +359,7 @@ class Run:
     }
 
   def _log_samples(self, step: int, chosen, scores: Scores, advantages: np.ndarray) -> None:
-    options = self.config.logging
+    options = self.parts.logging
     if not options.samples_every or step % options.samples_every:
       return
     for row, index in enumerate(chosen):
@@ -372,6 +379,6 @@ class Run:
       pending=pending,
     )
     self.bests[step] = state.best
-    kept = list(self.bests.values())[-self.config.checkpoint.keep :]
+    kept = list(self.bests.values())[-self.parts.checkpoint.keep :]
     self.folder.forget_best({best.step for best in kept if best is not None})
     return_free_memory()

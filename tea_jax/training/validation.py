@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,51 +11,43 @@ import numpy as np
 from tea_jax.data import EncodedPrompts
 from tea_jax.evaluation.sampling import sample_rewards
 from tea_jax.evaluation.scoring import Scorer
-from tea_jax.models.policy import Policy
 from tea_jax.rollout.engine import RolloutEngine
-from tea_jax.runs import build
-from tea_jax.runs.config import RunConfig
+from tea_jax.runs.groups import ValidationConfig
 from tea_jax.runs.state import Best
 
 
+@dataclasses.dataclass(frozen=True)
 class Validation:
   """The validation prompts of a run and when they are sampled.
 
-  Args:
-    config: of the run; `config.selection` says how many prompts and samples, and how often.
-    splits: of which `validation` is read, if the run validates at all.
-    policy: whose template and tokenizer the prompts take.
-
-  Raises:
-    ValueError: if the run validates and has no validation prompts.
+  Attributes:
+    prompts: encoded; empty for a run that does not validate.
+    config: how often, how many samples of each.
+    steps: of the run.
+    prompts_per_call, num_rollouts: shape of a sampling call in training.
   """
 
-  def __init__(self, config: RunConfig, splits: build.Splits, policy: Policy):
-    self.config = config
-    self.prompts = EncodedPrompts([], [], [])
-    if config.validation.every:
-      chosen = list(splits.get("validation", ()))[: config.validation.num_prompts]
-      if not chosen:
-        raise ValueError("validation.every > 0 needs validation prompts; set data.num_validation.")
-      self.prompts = build.encode(chosen, policy, config.data)
+  prompts: EncodedPrompts
+  config: ValidationConfig
+  steps: int
+  prompts_per_call: int
+  num_rollouts: int
 
   def due(self, done: int) -> bool:
     """Whether to validate after `done` steps: every `validation.every`, and after the last."""
-    every = self.config.validation.every
-    return bool(every) and (done % every == 0 or done == self.config.steps)
+    every = self.config.every
+    return bool(every) and (done % every == 0 or done == self.steps)
 
   @property
   def has_own_shape(self) -> bool:
     """Whether its calls are compiled apart: it draws fewer samples than a training group has."""
-    config = self.config
-    fewer = config.validation.num_samples < config.sampling.num_rollouts
-    return bool(config.validation.every) and fewer
+    return bool(self.config.every) and self.config.num_samples < self.num_rollouts
 
   def compile(self, engine: RolloutEngine, params: Any, key: jax.Array) -> None:
     """Samples one call in the validation's shape, so that nothing compiles later."""
     tokens = self.prompts.tokens
-    chosen = [tokens[i % len(tokens)] for i in range(self.config.data.prompts_per_step)]
-    engine.generate(params, chosen, key=key, num_rollouts=self.config.validation.num_samples)
+    chosen = [tokens[i % len(tokens)] for i in range(self.prompts_per_call)]
+    engine.generate(params, chosen, key=key, num_rollouts=self.config.num_samples)
 
   def rewards(
     self, engine: RolloutEngine, params: Any, scorer: Scorer, *, key: jax.Array
@@ -67,9 +60,9 @@ class Validation:
       [prompt.id for prompt in self.prompts.prompts],
       lambda rollouts, chosen: scorer(self.prompts, chosen, rollouts, step=None).rewards,
       key=key,
-      num_samples=self.config.validation.num_samples,
-      prompts_per_call=self.config.data.prompts_per_step,
-      num_rollouts=self.config.sampling.num_rollouts,
+      num_samples=self.config.num_samples,
+      prompts_per_call=self.prompts_per_call,
+      num_rollouts=self.num_rollouts,
     )
 
 

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from tea_jax.rollout.cache import batch_shape, bucket, prompt_bytes, row_bytes
+from tea_jax.runs.build import build
 from tea_jax.runs.plan import describe, estimate_memory
 from tea_jax.training.learner import make_learner
 from tests.training import tiny
@@ -60,7 +61,14 @@ def test_recomputation_saves_activations(tmp_path):
 def test_shapes_are_those_of_the_engine(tmp_path, monkeypatch, rollouts, prompts):
   changes = {"sampling": {"num_rollouts": rollouts}, "data": {"prompts_per_step": prompts}}
   config = tiny.config(tmp_path, **changes)
-  engine = make_learner(tiny.policy(), config, prompt_length=5).engine
+  parts = build(config, policy=tiny.policy(), splits=tiny.splits(), reward=tiny.reward)
+  engine = make_learner(
+    parts.policy,
+    sampler=parts.sampler,
+    objective=parts.objective,
+    optimizer=parts.optimizer,
+    prompt_length=5,
+  ).engine
   compiled = []
   generate = engine._generate_batch
 

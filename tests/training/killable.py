@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from tea_jax.runs.build import build
 from tea_jax.runs.folder import RunFolder
 from tea_jax.training.loop import Run
 from tests.training import tiny
@@ -21,14 +22,8 @@ def config(folder):
 
 
 def main(folder: str) -> None:
-  run = Run(
-    config(folder),
-    RunFolder(config(folder)),
-    policy=tiny.policy(),
-    splits=tiny.splits(),
-    reward=tiny.reward,
-    console=tiny.console(),
-  )
+  parts = build(config(folder), policy=tiny.policy(), splits=tiny.splits(), reward=tiny.reward)
+  run = Run(parts, RunFolder(config(folder)), console=tiny.console())
   for stage, name in {
     "rollout": "_sample",
     "reward": "scorer",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tea_jax.advantages import grpo, tea
+from tea_jax.runs.build import build
 from tea_jax.runs.checkpoints import CheckpointError
 from tea_jax.runs.config import load_config
 from tea_jax.runs.folder import RunFolder
@@ -77,14 +78,8 @@ def test_columns_that_some_prompts_lack_reach_the_reward_in_every_step(tmp_path,
 def test_a_skipped_update_among_several_is_counted(tmp_path, policy, monkeypatch):
   config = tiny.config(tmp_path / "run", steps=1, optimizer={"updates_per_batch": 3})
   console = tiny.console()
-  run = Run(
-    config,
-    RunFolder(config),
-    policy=policy,
-    splits=tiny.splits(),
-    reward=tiny.reward,
-    console=console,
-  )
+  parts = build(config, policy=policy, splits=tiny.splits(), reward=tiny.reward)
+  run = Run(parts, RunFolder(config), console=console)
   update, calls = run.learner.update, []
 
   def sometimes_nan(trainable, optimizer, frozen, batch, rate, beta):
