@@ -32,7 +32,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def linear(x: Float[Array, "*batch n"], weights: Weights) -> Float[Array, "*batch k"]:
-  """`x @ kernel + bias`, in the dtype of `x`; the bias is optional.
+  """`x @ kernel + x @ a @ b + bias`, in the dtype of `x`; adapter and bias are optional.
 
   The kernel is `[in, out]`, or `[out, in]` under the name `kernel_transposed`.
   """
@@ -40,6 +40,9 @@ def linear(x: Float[Array, "*batch n"], weights: Weights) -> Float[Array, "*batc
     y = times_transposed(x, weights["kernel_transposed"].astype(x.dtype))
   else:
     y = x @ weights["kernel"].astype(x.dtype)
+  if "adapter" in weights:
+    a, b = (weights["adapter"][name].astype(x.dtype) for name in ("a", "b"))
+    y = y + (x @ a) @ b
   if "bias" in weights:
     y = y + weights["bias"].astype(x.dtype)
   return y

@@ -1,12 +1,12 @@
 """LoRA: low-rank adapters as a transform of parameters; `peft` reads and writes their files.
 
-The adapters are a tree of their own; `merge_adapters` gives weights that any function of `params`
-takes, inside a differentiated and jitted loss as well as for export:
+The adapters are a tree of their own, and there are two ways to use them:
 
   W' = W + scale * A B,  scale = alpha / rank
 
-so training differentiates `loss(merge_adapters(params, adapters, lora))` with respect to the
-adapters.
+`merge_adapters` adds them into the kernels, for sampling and export. `attach_adapters` puts them
+beside the kernels, x W' = x W + (x scale A) B: training differentiates
+`loss(attach_adapters(params, adapters, lora))`, which never holds a kernel's gradient.
 
 Source: arXiv 2106.09685, section 4.1; the rank-stabilised scale alpha / sqrt(rank): 2312.03732.
 """
@@ -102,6 +102,22 @@ def merge_adapters(params: Params, adapters: Params, lora: LoraConfig) -> Params
       change = lora.scale * jnp.einsum("lir,lro->lio", adapter["a"], adapter["b"])
       merged = (kernel + change).astype(kernel.dtype)
       projections[target] = {**projections[target], "kernel": merged}
+    layers[parent] = projections
+  return {**params, "layers": layers}
+
+
+def attach_adapters(params: Params, adapters: Params, lora: LoraConfig) -> Params:
+  """Parameters whose adapted projections also carry `scale * A` and `B`; nothing is copied.
+
+  Args:
+    params, adapters, lora: see `merge_adapters`.
+  """
+  layers = dict(params["layers"])
+  for parent, targets in adapters["layers"].items():
+    projections = dict(layers[parent])
+    for target, adapter in targets.items():
+      scaled = {"a": lora.scale * adapter["a"], "b": adapter["b"]}
+      projections[target] = {**projections[target], "adapter": scaled}
     layers[parent] = projections
   return {**params, "layers": layers}
 

@@ -108,7 +108,7 @@ def estimate_memory(
   if micro < prompts * group:
     update["gradient sum"] = 4 * trained // split
   if lora is not None:
-    rollout["merged weights"] = update["merged weights"] = 4 * total // split
+    rollout["merged weights"] = 4 * total // split
   shapes = {
     "prefill": f"{height} prompts x {prompt} tokens",
     "decode": f"{height * part} rows x {decoded} tokens",

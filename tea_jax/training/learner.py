@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tea_jax.models import sharding
 from tea_jax.models.causal_lm import abstract_params
 from tea_jax.models.logprobs import group_logprobs
-from tea_jax.models.lora import LoraConfig, init_adapters, merge_adapters
+from tea_jax.models.lora import LoraConfig, attach_adapters, init_adapters, merge_adapters
 from tea_jax.models.policy import Policy
 from tea_jax.rollout.cache import bucket
 from tea_jax.rollout.engine import RolloutEngine
@@ -137,7 +137,8 @@ def _build(policy, sampling, lora, objective, optimizer, prompt_length, mesh) ->
     return out.logprobs, out.entropy
 
   def policy_logprobs(trainable: Tree, frozen: Tree, rollouts: Rollouts):
-    return compute(combine(trainable, frozen), rollouts, objective.entropy_coefficient > 0)
+    params = trainable if lora is None else attach_adapters(frozen, trainable, lora)
+    return compute(params, rollouts, objective.entropy_coefficient > 0)
 
   def reference_logprobs(trainable: Tree, frozen: Tree, rollouts: Rollouts):
     del trainable  # The reference has no adapters.

@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 from tea_jax.models import causal_lm
-from tea_jax.models.lora import LoraConfig, init_adapters, merge_adapters
+from tea_jax.models.lora import LoraConfig, attach_adapters, init_adapters, merge_adapters
 from tea_jax.models.weights import huggingface
 from tea_jax.models.weights.huggingface_config import config_from_hf
 from tea_jax.models.weights.load import load_policy
@@ -76,6 +76,46 @@ def test_merged_weights_equal_the_adapter_beside_the_kernel():
   down, adapter = params["layers"]["mlp"]["down"]["kernel"][0], adapters["layers"]["mlp"]["down"]
   beside = x @ down + LORA.scale * ((x @ adapter["a"][0]) @ adapter["b"][0])
   np.testing.assert_allclose(x @ merged["layers"]["mlp"]["down"]["kernel"][0], beside, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_attached_adapters_give_the_loss_and_gradient_of_merged_ones(name):
+  config = config_from_hf(FAMILIES[name])
+  targets = ("query", "value", "output", "up", "down")
+  lora = LoraConfig(rank=3, alpha=12.0, targets=targets)
+  params, adapters = params_of(config), random_adapters(config, lora)
+
+  def loss(adapters, combine):
+    hidden = causal_lm.hidden_states(config, combine(params, adapters, lora), tokens(), LENGTHS)
+    return jnp.square(hidden).mean()
+
+  compute = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+  merged, attached = compute(adapters, merge_adapters), compute(adapters, attach_adapters)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), merged, attached
+  )
+
+
+def test_attached_adapters_compute_no_gradient_of_a_kernel():
+  params, adapters = params_of(CONFIG), random_adapters(CONFIG, LORA)
+
+  def loss(adapters, combine):
+    hidden = causal_lm.hidden_states(
+      CONFIG, combine(params, adapters, LORA), tokens(), LENGTHS, scan=False
+    )
+    return hidden.sum()
+
+  def flops(combine):
+    compiled = jax.jit(jax.grad(loss), static_argnums=1).lower(adapters, combine).compile()
+    return compiled.cost_analysis()["flops"]
+
+  rows = tokens().size
+  kernels = sum(
+    2 * math.prod(params["layers"][parent][name]["kernel"].shape)
+    for parent, targets in adapters["layers"].items()
+    for name in targets
+  )
+  assert flops(merge_adapters) - flops(attach_adapters) > 0.7 * rows * kernels
 
 
 def test_gradient_of_a_jitted_loss_reaches_every_adapter():
