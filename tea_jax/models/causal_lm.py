@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from tea_jax.models.attention import AttentionKind, causal_attention
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.layers import Attend, block, normalize, rotary_table, times_transposed
+from tea_jax.models.sharding import constrain_rows
 
 Params = dict[str, Any]
 Remat = Literal["none", "full", "dots"]
@@ -154,6 +155,7 @@ def run_layers(
   *,
   scan: bool = True,
   remat: Remat = "none",
+  mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[Float[Array, "*batch D"], Any]:
   """All blocks in order; what `attend` keeps is stacked on a leading layer axis.
 
@@ -166,11 +168,13 @@ def run_layers(
     scan: one compiled block run `num_layers` times, or an unrolled graph (faster, long compile).
     remat: `"none"` keeps all activations for the backward pass, `"dots"` those of matrix products
       with weights, `"full"` only the residual stream between blocks.
+    mesh: keeps the leading axis of `x` split over its rows between blocks; None on one device.
   """
   rotary = rotary_table(positions, config)
 
   def body(x: Array, weights: Params) -> tuple[Array, Any]:
-    return block(x, weights, config, rotary, attend)
+    x, kept = block(constrain_rows(x, mesh), weights, config, rotary, attend)
+    return constrain_rows(x, mesh), kept
 
   body = rematerialized(body, remat)
   if scan:

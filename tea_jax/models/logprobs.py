@@ -14,11 +14,13 @@ from typing import Any, NamedTuple, Protocol
 import chex
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from tea_jax.models.causal_lm import Params, head_weight
 from tea_jax.models.fused_head import HeadOptions, default_chunk, fused_logprobs
 from tea_jax.models.policy import Policy
+from tea_jax.models.sharding import constrain_rows, row_shards
 
 
 class Groups(Protocol):
@@ -138,9 +140,34 @@ def _score(
   count = targets.size
   chunk = min(chunk or default_chunk(count, policy.config.vocab_size), count)
   options = HeadOptions(vocabulary_first, float(temperature), with_entropy, chunk)
-  scored: Any = fused_logprobs(
-    hidden.reshape(count, -1), weight, targets.reshape(-1), valid.reshape(-1), options
-  )
+  shards = row_shards(policy.mesh)
+  if shards > 1 and targets.shape[0] % shards == 0:
+    own = options._replace(chunk=-(-chunk // shards))
+    scored: Any = _score_by_shard(policy.mesh, shards, weight, hidden, targets, valid, own)
+  else:
+    scored = fused_logprobs(
+      hidden.reshape(count, -1), weight, targets.reshape(-1), valid.reshape(-1), options
+    )
   logprobs, entropy = scored
   logprobs = logprobs.reshape(targets.shape)
   return TokenLogprobs(logprobs, entropy.reshape(targets.shape) if with_entropy else None)
+
+
+def _score_by_shard(
+  mesh: Any, shards: int, weight: Array, hidden: Array, targets: Array, valid: Array, options: Any
+) -> tuple[Array, Array]:
+  """`fused_logprobs` of each device's own tokens; a chunk never mixes tokens of two devices."""
+  if mesh.shape["fsdp"] > 1:
+    # Gathered once, not in every chunk; the vocabulary stays split over `tensor`.
+    vocabulary = weight.shape[0 if options.vocabulary_first else 1]
+    tensor = None if vocabulary % mesh.shape["tensor"] else "tensor"
+    spec = PartitionSpec(tensor, None) if options.vocabulary_first else PartitionSpec(None, tensor)
+    weight = jax.lax.with_sharding_constraint(weight, NamedSharding(mesh, spec))
+
+  def split(x: Array, *rest: int) -> Array:
+    return constrain_rows(x.reshape(shards, -1, *rest), mesh)
+
+  return jax.vmap(
+    lambda *own: fused_logprobs(own[0], weight, own[1], own[2], options),
+    spmd_axis_name=("data", "fsdp"),
+  )(split(hidden, hidden.shape[-1]), split(targets), split(valid))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -31,6 +32,7 @@ class Policy:
     remat: what the backward pass recomputes, see `causal_lm.run_layers`.
     scan_layers: scan over the stacked layers, or unroll them.
     attention: see `attention.causal_attention`.
+    mesh: over which `group_hidden_states` and the head split their groups; None on one device.
   """
 
   config: ModelConfig
@@ -40,6 +42,7 @@ class Policy:
   remat: Remat = "none"
   scan_layers: bool = True
   attention: AttentionKind = "auto"
+  mesh: jax.sharding.Mesh | None = None
 
   @property
   def dtype(self) -> Any:
@@ -78,6 +81,7 @@ class Policy:
       scan=self.scan_layers,
       remat=self.remat,
       attention=self.attention,
+      mesh=self.mesh,
     )
 
   def logits(self, params: Params, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:

@@ -167,6 +167,18 @@ def batch_sharding(
   return NamedSharding(mesh, rules.spec(("batch",)))
 
 
+def row_shards(mesh: Mesh | None, rules: ShardingRules = ShardingRules()) -> int:
+  """Parts into which the mesh splits the rows of a batch; 1 without a mesh."""
+  return 1 if mesh is None else _extent(mesh, rules.batch)
+
+
+def constrain_rows(x: jax.Array, mesh: Mesh | None) -> jax.Array:
+  """Keeps the leading axis of an activation split over the devices, where it divides."""
+  if mesh is None or x.shape[0] % row_shards(mesh):
+    return x
+  return jax.lax.with_sharding_constraint(x, batch_sharding(mesh))
+
+
 def _names(entry: MeshAxes) -> tuple[str, ...]:
   return () if entry is None else (entry,) if isinstance(entry, str) else entry
 

@@ -1,7 +1,7 @@
 """Forward pass of groups of rollouts that computes each shared prompt once.
 
-Prompt and completion tokens of a batch stand in one flat list for every matrix product; only
-attention tells them apart. Completions attend to their prompt's keys and to their own past, and
+Prompt and completion tokens of a group stand in one row for every matrix product; only attention
+tells them apart. Completions attend to their prompt's keys and to their own past, and
 gradients flow into the prompt through both. With m rollouts, a prompt costs 1/m of what repeating
 it would.
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import chex
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -39,6 +40,7 @@ def group_hidden_states(
   scan: bool = True,
   remat: Remat = "none",
   attention: AttentionKind = "auto",
+  mesh: jax.sharding.Mesh | None = None,
 ) -> Float[Array, "P m T_c D"]:
   """Final hidden states that predict each completion token.
 
@@ -47,6 +49,7 @@ def group_hidden_states(
     prompt_tokens, completion_tokens: left-aligned, padded to the right.
     prompt_lengths: `[P]`.
     dtype, scan, remat, attention: see `causal_lm.hidden_states`.
+    mesh: see `causal_lm.run_layers`.
 
   Returns:
     `[P, m, T_c, D]`: at index 0 the state of the prompt's last token, at t that of completion token
@@ -63,12 +66,10 @@ def group_hidden_states(
   visible_prompt &= (prompt_positions < prompt_lengths[:, None])[:, None]
   visible_prompt = jnp.repeat(visible_prompt, rollouts, axis=0)
   visible_own = visible_keys(jnp.arange(width), jnp.arange(width), config.sliding_window)[None]
-  cut = prompts * prompt_width
 
   def split(x: Array) -> tuple[Array, Array]:
-    rest = x.shape[1:]
-    first = x[:cut].reshape(prompts, prompt_width, *rest)
-    return first, x[cut:].reshape(prompts * rollouts, width, *rest)
+    own = x[:, prompt_width:].reshape(prompts * rollouts, width, *x.shape[2:])
+    return x[:, :prompt_width], own
 
   def attend(query: Array, key: Array, value: Array) -> tuple[Array, None]:
     (q_prompt, q), (k_prompt, k), (v_prompt, v) = map(split, (query, key, value))
@@ -80,19 +81,17 @@ def group_hidden_states(
       sliding_window=config.sliding_window,
       kind=attention,
     )
-    attended = [attended_prompt.reshape(cut, *query.shape[1:])]
+    attended = [attended_prompt]
     if width:
       own = segment_attention(q, [(k_prompt, v_prompt, visible_prompt), (k, v, visible_own)])
-      attended.append(own.reshape(-1, *query.shape[1:]))
-    return jnp.concatenate(attended), None
+      attended.append(own.reshape(prompts, rollouts * width, *query.shape[2:]))
+    return jnp.concatenate(attended, axis=1), None
 
-  tokens = jnp.concatenate([prompt_tokens.reshape(-1), inputs.reshape(-1)])
-  all_positions = jnp.concatenate(
-    [prompt_positions.reshape(-1), jnp.repeat(positions, rollouts, axis=0).reshape(-1)]
-  )
+  tokens = jnp.concatenate([prompt_tokens, inputs.reshape(prompts, -1)], axis=1)
+  all_positions = jnp.concatenate([prompt_positions, jnp.tile(positions, (1, rollouts))], axis=1)
   x = causal_lm.embed_tokens(config, params, tokens, all_positions, dtype)
   x, _ = causal_lm.run_layers(
-    config, params["layers"], x, all_positions, attend, scan=scan, remat=remat
+    config, params["layers"], x, all_positions, attend, scan=scan, remat=remat, mesh=mesh
   )
   first, rest = split(x)
   last = jnp.take_along_axis(first, (prompt_lengths - 1)[:, None, None], axis=1)

@@ -127,12 +127,14 @@ def _build(policy, sampling, lora, objective, optimizer, prompt_length, mesh) ->
   if mesh is not None:
     shardings = _shardings(policy, lora, optimizer, mesh)
 
+  split, shards = dataclasses.replace(policy, mesh=mesh), sharding.row_shards(mesh)
+
   def combine(trainable: Tree, frozen: Tree) -> Tree:
     return trainable if lora is None else merge_adapters(frozen, trainable, lora)
 
   def compute(params: Tree, rollouts: Rollouts, with_entropy: bool):
     out = group_logprobs(
-      policy, params, rollouts, temperature=sampling.temperature, with_entropy=with_entropy
+      split, params, rollouts, temperature=sampling.temperature, with_entropy=with_entropy
     )
     return out.logprobs, out.entropy
 
@@ -154,9 +156,10 @@ def _build(policy, sampling, lora, objective, optimizer, prompt_length, mesh) ->
       optimizer,
       max_completion_length=sampling.max_completion_length,
       shardings=shardings,
+      shards=shards,
     ),
     reference_logprobs=make_evaluate_logprobs(
-      reference_logprobs, micro_batch_rollouts=optimizer.micro_batch_rollouts
+      reference_logprobs, micro_batch_rollouts=optimizer.micro_batch_rollouts, shards=shards
     ),
     merge=combine if lora is None else jax.jit(combine),
     init_optimizer=lambda trainable: init_optimizer(
@@ -189,12 +192,22 @@ def trim(rollouts: Rollouts, max_completion_length: int) -> Rollouts:
 
 
 def place(tree: Tree, mesh: jax.sharding.Mesh | None) -> Tree:
-  """Puts a batch on the devices: the prompt axis over the mesh's data axes where it divides."""
+  """Puts a batch on the devices: prompts over the mesh's rows, or else the rollouts of each.
+
+  An axis that does not divide lies on every device.
+  """
   if mesh is None:
     return tree
-  rows = sharding.batch_sharding(mesh)
-  everywhere = NamedSharding(mesh, PartitionSpec())
-  shards = mesh.shape["data"] * mesh.shape["fsdp"]
-  return jax.tree.map(
-    lambda leaf: jax.device_put(leaf, rows if leaf.shape[0] % shards == 0 else everywhere), tree
-  )
+  shards = sharding.row_shards(mesh)
+  rows = sharding.batch_sharding(mesh).spec[0]
+
+  def put(path: tuple[Any, ...], leaf: Any) -> jax.Array:
+    per_prompt = "prompt" in str(path[-1]) if path else False
+    spec = PartitionSpec()
+    if leaf.shape[0] % shards == 0:
+      spec = PartitionSpec(rows)
+    elif not per_prompt and leaf.ndim > 1 and leaf.shape[1] % shards == 0:
+      spec = PartitionSpec(None, rows)
+    return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+  return jax.tree_util.tree_map_with_path(put, tree)

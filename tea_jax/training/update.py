@@ -6,6 +6,7 @@ advantage rule and schedule shares it. Axes: P prompts, m rollouts of each, T co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -67,42 +68,73 @@ class Update(NamedTuple):
   metrics: dict[str, Float[Array, ""]]
 
 
-def split_micro_batches(tree: Tree, micro_batch_rollouts: int) -> Tree:
-  """Reshapes the leaves `[P, m, ...]` of a batch to `[n, P / n, m, ...]` or `[P n, 1, m / n, ...]`.
+_PER_PROMPT = ("prompt_tokens", "prompt_lengths")
+
+
+def micro_batch_shape(
+  prompts: int, rollouts: int, micro_batch_rollouts: int, *, shards: int = 1
+) -> tuple[int, int]:
+  """(prompts, rollouts of each) of a micro-batch: of every shard's prompts where they divide.
 
   Whole groups stay together while they fit, since a group computes its prompt once.
+
+  Args:
+    prompts, rollouts: P and m of the batch.
+    micro_batch_rollouts: rollouts of a micro-batch, at most.
+    shards: parts into which the devices split the prompts.
+  """
+  width = math.gcd(micro_batch_rollouts, rollouts)
+  height = math.gcd(micro_batch_rollouts // width, prompts)
+  own, rest = divmod(micro_batch_rollouts, shards)
+  if height % shards and not (prompts % shards or rest or own == 0 or rollouts % own):
+    return shards, own
+  return height, width
+
+
+def split_micro_batches(tree: Tree, shape: tuple[int, int]) -> Tree:
+  """Reshapes the leaves `[P, m, ...]` of a batch to `[n, p, r, ...]`, micro-batches of p x r.
+
   `Rollouts.prompt_*`, whose leaves are `[P, ...]`, are repeated when a group is split.
   """
-  prompts, rollouts = tree["lengths"].shape
-  if micro_batch_rollouts >= rollouts:
-    size = micro_batch_rollouts // rollouts
+  (prompts, rollouts), (height, width) = tree["lengths"].shape, shape
+  parts = rollouts // width
 
-    # Strided, so that an axis that is sharded over prompts stays sharded inside a micro-batch.
-    def split(leaf: Array) -> Array:
-      return jnp.swapaxes(leaf.reshape(size, prompts // size, *leaf.shape[1:]), 0, 1)
+  # Strided, so that an axis that is split over prompts stays split inside a micro-batch.
+  def split(name: str, leaf: Array) -> Array:
+    if name in _PER_PROMPT:
+      rest = leaf.shape[1:]
+      leaf = jnp.repeat(jnp.swapaxes(leaf.reshape(height, -1, *rest), 0, 1), parts, axis=0)
+      return leaf
+    leaf = leaf.reshape(height, prompts // height, parts, width, *leaf.shape[2:])
+    return jnp.moveaxis(leaf, 0, 2).reshape(-1, height, width, *leaf.shape[4:])
 
-    return jax.tree.map(split, tree)
-  parts = rollouts // micro_batch_rollouts
-
-  def split_group(leaf: Array) -> Array:
-    return leaf.reshape(prompts * parts, 1, micro_batch_rollouts, *leaf.shape[2:])
-
-  per_prompt = ("prompt_tokens", "prompt_lengths")
-  return {
-    name: jnp.repeat(leaf, parts, axis=0)[:, None]
-    if name in per_prompt
-    else None
-    if leaf is None
-    else split_group(leaf)
-    for name, leaf in tree.items()
-  }
+  return {name: None if leaf is None else split(name, leaf) for name, leaf in tree.items()}
 
 
 def join_micro_batches(leaf: Array, prompts: int, rollouts: int) -> Array:
-  """Inverse of `split_micro_batches` for a leaf `[n, p, b, ...]`: back to `[P, m, ...]`."""
-  if leaf.shape[2] == rollouts:
-    leaf = jnp.swapaxes(leaf, 0, 1)
-  return leaf.reshape(prompts, rollouts, *leaf.shape[3:])
+  """Inverse of `split_micro_batches` for a leaf `[n, p, r, ...]`: back to `[P, m, ...]`."""
+  _, height, width, *rest = leaf.shape
+  leaf = leaf.reshape(prompts // height, rollouts // width, height, width, *rest)
+  return jnp.moveaxis(leaf, 2, 0).reshape(prompts, rollouts, *rest)
+
+
+def spread_groups(tree: Tree, shards: int) -> Tree:
+  """Cuts groups `[P, m, ...]` to `[P f, m / f, ...]` so that devices divide the leading axis.
+
+  f is the smallest that does, 1 if none does; the prompt of a cut group is repeated.
+  """
+  prompts, rollouts = tree["lengths"].shape
+  fitting = [f for f in range(1, shards + 1) if prompts * f % shards == 0 and rollouts % f == 0]
+  factor = min(fitting, default=1)
+
+  def cut(name: str, leaf: Array | None) -> Array | None:
+    if leaf is None or factor == 1:
+      return leaf
+    if name in _PER_PROMPT:
+      return jnp.repeat(leaf, factor, axis=0)
+    return leaf.reshape(prompts * factor, rollouts // factor, *leaf.shape[2:])
+
+  return {name: cut(name, leaf) for name, leaf in tree.items()}
 
 
 def _rollouts(micro: dict[str, Array]) -> Rollouts:
@@ -135,6 +167,7 @@ def make_update(
   *,
   max_completion_length: int,
   shardings: tuple[Tree, Tree] | None = None,
+  shards: int = 1,
 ) -> Callable[..., Update]:
   """Builds the jitted update.
 
@@ -144,6 +177,7 @@ def make_update(
       zero or not) are not read, but arguments of the result.
     max_completion_length: L of the constant_length aggregation.
     shardings: of parameters and optimiser state, kept from update to update; None on one device.
+    shards: parts into which the devices split the rollouts.
 
   Returns:
     `update(trainable, optimizer_state, frozen, batch, learning_rate, kl_coefficient) -> Update`,
@@ -188,6 +222,8 @@ def make_update(
       "old_logprobs": batch.old_logprobs,
       "reference_logprobs": batch.reference_logprobs,
     }
+    arrays = spread_groups(arrays, shards)
+    own_shape = arrays["lengths"].shape
     size = optimizer.micro_batch_rollouts or prompts * rollouts
     if size >= prompts * rollouts:
       (loss, (logprobs, entropy)), gradient = value_and_grad(
@@ -200,8 +236,15 @@ def make_update(
         return jax.tree.map(jnp.add, total, (loss, gradient)), aux
 
       zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable))
-      (loss, gradient), aux = jax.lax.scan(accumulate, zeros, split_micro_batches(arrays, size))
-      logprobs, entropy = jax.tree.map(lambda x: join_micro_batches(x, prompts, rollouts), aux)
+      (loss, gradient), aux = jax.lax.scan(
+        accumulate,
+        zeros,
+        split_micro_batches(arrays, micro_batch_shape(*own_shape, size, shards=shards)),
+      )
+      logprobs, entropy = jax.tree.map(lambda x: join_micro_batches(x, *own_shape), aux)
+    logprobs, entropy = jax.tree.map(
+      lambda x: x.reshape(prompts, rollouts, *x.shape[2:]), (logprobs, entropy)
+    )
 
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -261,20 +304,24 @@ def optimizer_shardings(optimizer: OptimizerConfig, trainable: Tree, shardings: 
 
 
 def make_evaluate_logprobs(
-  compute_logprobs: LogprobFunction, *, micro_batch_rollouts: int = 0
+  compute_logprobs: LogprobFunction, *, micro_batch_rollouts: int = 0, shards: int = 1
 ) -> Callable[[Tree, Tree, Rollouts], Float[Array, "P m T"]]:
   """Jitted forward pass over micro-batches, for the reference policy."""
 
   def evaluate(trainable: Tree, frozen: Tree, rollouts: Rollouts) -> Array:
-    prompts, group, _ = rollouts.completion_tokens.shape
-    size = micro_batch_rollouts or prompts * group
-    if size >= prompts * group:
-      return compute_logprobs(trainable, frozen, rollouts)[0]
-    logprobs = jax.lax.map(
-      lambda micro: compute_logprobs(trainable, frozen, _rollouts(micro))[0],
-      split_micro_batches(_arrays(rollouts), size),
-    )
-    return join_micro_batches(logprobs, prompts, group)
+    arrays = spread_groups(_arrays(rollouts), shards)
+    shape = arrays["lengths"].shape
+    size = micro_batch_rollouts or shape[0] * shape[1]
+
+    def compute(micro: dict[str, Array]) -> Array:
+      return compute_logprobs(trainable, frozen, _rollouts(micro))[0]
+
+    if size >= shape[0] * shape[1]:
+      logprobs = compute(arrays)
+    else:
+      micro_batches = split_micro_batches(arrays, micro_batch_shape(*shape, size, shards=shards))
+      logprobs = join_micro_batches(jax.lax.map(compute, micro_batches), *shape)
+    return logprobs.reshape(rollouts.completion_tokens.shape)
 
   return jax.jit(evaluate)
 
