@@ -74,7 +74,7 @@ class RemoteReward:
       raise ValueError(f"{url} is an address whose secrets were left out; give it again")
     if not 0 < timeout < float("inf"):
       raise ValueError(f"timeout={timeout} must be positive and finite")
-    self._httpx, self._tenacity = _import_clients()
+    self._httpx, self._tenacity = import_clients()
     self.url = url
     self.batch_size = batch_size
     self.columns = tuple(columns)
@@ -82,7 +82,7 @@ class RemoteReward:
     self._pauses = (first_pause, longest_pause)
     self._concurrency = concurrency
     self._timeout = timeout
-    self._headers = {name: _filled(name, value) for name, value in (headers or {}).items()}
+    self._headers = {name: filled_header(name, value) for name, value in (headers or {}).items()}
     # A client a request: one that takes too long is closed without harm to the others.
     self._clients: queue.SimpleQueue[Any] = queue.SimpleQueue()
     for _ in range(concurrency):
@@ -153,7 +153,7 @@ class RemoteReward:
     retrying = tenacity.Retrying(
       stop=tenacity.stop_after_attempt(self._attempts),
       wait=tenacity.wait_exponential(multiplier=first, min=first, max=longest),
-      retry=tenacity.retry_if_exception_type((self._httpx.TransportError, _ServerBusy)),
+      retry=tenacity.retry_if_exception_type((self._httpx.TransportError, ServerBusy)),
       reraise=True,
       before_sleep=self._say_retry,
     )
@@ -200,7 +200,7 @@ class RemoteReward:
     except queue.Empty:
       threading.Thread(target=client.close, daemon=True).start()
       client = self._new_client()
-      raise _ServerBusy(f"no whole answer within {self._timeout:g} s") from None
+      raise ServerBusy(f"no whole answer within {self._timeout:g} s") from None
     finally:
       self._clients.put(client)
     if error is not None:
@@ -216,7 +216,7 @@ class RemoteReward:
           raise ValueError(f"the answer has more than {_LARGEST_ANSWER >> 20} MB")
     text = received[:400].decode("utf-8", "replace")[:200]
     if answer.status_code == 429 or answer.status_code >= 500:
-      raise _ServerBusy(f"status {answer.status_code}: {text}")
+      raise ServerBusy(f"status {answer.status_code}: {text}")
     if not 200 <= answer.status_code < 300:
       raise ValueError(f"status {answer.status_code}: {text}")
     try:
@@ -232,11 +232,11 @@ class RemoteReward:
     return scores
 
 
-class _ServerBusy(Exception):
+class ServerBusy(Exception):
   """An answer that may be different next time."""
 
 
-def _filled(name: str, value: str) -> str:
+def filled_header(name: str, value: str) -> str:
   """A header's value with `${NAME}` replaced from the environment."""
   if not isinstance(value, str):
     raise ValueError(f"the header {name} must be a text, not {type(value).__name__}")
@@ -255,8 +255,8 @@ def _digest(row: dict[str, Any]) -> bytes:
   return hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).digest()
 
 
-def _import_clients():
-  with extra("rewards", "the remote reward"):
+def import_clients():
+  with extra("rewards", "a reward or judge behind HTTP"):
     import httpx
     import tenacity
   return httpx, tenacity
