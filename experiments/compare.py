@@ -21,11 +21,13 @@ import yaml
 from experiments import command, train
 from tea_jax.evaluation.report import write_report
 from tea_jax.rewards.verifiers import answer_reader
-from tea_jax.runs.config import RunConfig
+from tea_jax.runs.config import RunConfig, to_dict
 from tea_jax.runs.log import read_jsonl
 from tea_jax.runs.presets import PRESETS, Preset, get_preset
 from tea_jax.runtime.compilation import enable_compilation_cache
 from tea_jax.studies.matched_runs import BASE, MatchedRuns, run_config_of, train_matched
+
+RULES = "--rules tea:budget=256 grpo my_file.py:factory:margin=0.5"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,9 @@ def parse(arguments: list[str]) -> tuple[Preset, bool]:
   known, rest = command.first_flags(arguments)
   preset = get_preset(known.preset or "quickstart")
   about = "".join(f"\n  {name}: {each.about}" for name, each in PRESETS.items())
+  named = [word for word in rest if word.startswith("--advantage")]
+  if named:
+    raise ValueError(f"{named[0]}: the rules that are compared are said by --rules, as in {RULES}.")
   flags = tyro.cli(
     Flags,
     args=rest,
@@ -66,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 def work(arguments: list[str]) -> None:
   preset, dry_run = parse(arguments)
   shown = {"rules": list(preset.rules), "seeds": list(preset.seeds)}
-  print(yaml.safe_dump(shown | train.shown(preset.config), sort_keys=False), flush=True)
+  print(yaml.safe_dump(shown | to_dict(preset.config), sort_keys=False), flush=True)
   for rule in preset.rules:
     print(f"rule: {run_config_of(preset, rule, preset.seeds[0]).advantage_rule()!r}")
   if dry_run:

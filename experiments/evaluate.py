@@ -27,7 +27,7 @@ from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.runs import build
 from tea_jax.runs import groups as groups
-from tea_jax.runs.config import RunConfig, load_config, to_dict
+from tea_jax.runs.config import RunConfig, load_groups, to_dict
 from tea_jax.runs.presets import get_preset
 from tea_jax.runtime.compilation import enable_compilation_cache
 
@@ -63,13 +63,13 @@ def parse(arguments: list[str]) -> tuple[dict[str, list[str]], Flags, bool]:
   labelled = command.labelled(arguments[:split])
   policies = {label: names.split(",") for label, names in labelled.items()}
   folders = [pathlib.Path(name) for names in policies.values() for name in names]
-  configs = [get_preset(known.preset).config] if known.preset else []
-  configs += [load_config(f / "config.yaml") for f in folders if (f / "config.yaml").is_file()]
-  shared = {
-    field.name: getattr(configs[0], field.name)
-    for field in dataclasses.fields(Flags)
-    if configs and field.name in RunConfig.__dataclass_fields__
-  }
+  names = [f.name for f in dataclasses.fields(Flags) if f.name in RunConfig.__dataclass_fields__]
+  stored = [f / "config.yaml" for f in folders if (f / "config.yaml").is_file()]
+  shared = {}
+  if known.preset:
+    shared = {name: getattr(get_preset(known.preset).config, name) for name in names}
+  elif stored:
+    shared = load_groups(stored[0], names)
   about = f"{__doc__}\nAlso: --preset NAME for its defaults, and --dry-run, which only prints them."
   flags = tyro.cli(Flags, args=arguments[split:], default=Flags(**shared), description=about)
   if not policies:

@@ -21,10 +21,10 @@ import rich.table
 import tyro
 
 from experiments import command
-from tea_jax.advantages import GroupRule
+from tea_jax.advantages import AdvantageSpec, GroupRule
 from tea_jax.runs import groups
 from tea_jax.runs.config import RunConfig, to_dict
-from tea_jax.runs.presets import get_preset, parse_rule
+from tea_jax.runs.presets import get_preset
 from tea_jax.runtime.compilation import enable_compilation_cache
 from tea_jax.studies.alignment import estimators, report, synthetic_pools
 from tea_jax.studies.alignment.policy_study import policy_study
@@ -106,16 +106,8 @@ def parse(arguments: list[str]) -> Flags:
 
 def build_rules(flags: Flags) -> dict[str, GroupRule]:
   """The rules by their text, with the budget of the study where they have one."""
-  rules = {}
-  for text in flags.rules:
-    parsed = parse_rule(text)
-    try:
-      rules[text] = dataclasses.replace(parsed, budget=parsed.budget or flags.budget).build()
-    except ValueError as error:
-      if "no argument 'budget'" not in str(error) and parsed.budget is None:
-        raise
-      rules[text] = parsed.build()
-  return rules
+  specs = {text: AdvantageSpec.parse(text) for text in flags.rules}
+  return {text: spec.with_default(budget=flags.budget).build() for text, spec in specs.items()}
 
 
 def synthetic_study(flags: Flags) -> report.Study:

@@ -6,17 +6,16 @@ the same command again goes on from the last checkpoint.
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import sys
 
-import tyro
 import yaml
 
 from experiments import command
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.weights import huggingface
 from tea_jax.runs.config import RunConfig, load_config, to_dict
+from tea_jax.runs.flags import parse as parse_flags
 from tea_jax.runs.presets import PRESETS, get_preset
 from tea_jax.runtime.compilation import enable_compilation_cache
 
@@ -33,7 +32,7 @@ def parse(arguments: list[str]) -> tuple[RunConfig, bool]:
     base = load_config(known.config)
   about = f"{__doc__}\nAlso: --preset {{{','.join(PRESETS)}}}, --config FILE, --dry-run"
   prog = "python -m experiments.train"
-  config = tyro.cli(RunConfig, prog=prog, args=flags, default=base, description=about)
+  config = parse_flags(RunConfig, flags, prog=prog, default=base, description=about)
   return config, known.dry_run
 
 
@@ -81,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def work(arguments: list[str]) -> None:
   config, only_show = parse(arguments)
-  print(yaml.safe_dump(shown(config), sort_keys=False), flush=True)
+  print(yaml.safe_dump(to_dict(config), sort_keys=False), flush=True)
   if only_show:
     dry_run(config)
     return
@@ -91,13 +90,6 @@ def work(arguments: list[str]) -> None:
   result = train(config)
   last = result.metrics[-1]
   print(f"reward {last['reward/mean']:.4g} in step {last['step'] + 1}; {result.policy_folder}")
-
-
-def shown(config: RunConfig) -> dict:
-  """The resolved config; of the advantage flags those that were set."""
-  values = to_dict(config)
-  values["advantage"] = {"name": config.advantage.name, **config.advantage.arguments()}
-  return {f.name: values[f.name] for f in dataclasses.fields(config)}
 
 
 if __name__ == "__main__":

@@ -40,28 +40,8 @@ from tea_jax.strategies import (  # isort: skip
 )
 
 # Advantage rules, and the registry that makes them by name.
-from tea_jax.advantages import (  # isort: skip
-  AdvantageRule,
-  advantage_diagnostics,
-  available_advantages,
-  best_of_n_oracle,
-  blended_influence,
-  bon_max_mean,
-  bon_max_second,
-  bon_rl,
-  cat_best_of_n,
-  cat_majority,
-  cat_pass_at_n,
-  grpo,
-  make_advantage,
-  max_at_k,
-  prefix_tea,
-  register_advantage,
-  rloo,
-  subset_tea,
-  tail_influence,
-  tea,
-)
+from tea_jax import advantages as _advantages  # isort: skip
+from tea_jax.advantages import *  # noqa: F403  # isort: skip
 
 if TYPE_CHECKING:
   from tea_jax.models.lora import LoraConfig, init_adapters, merge_adapters
@@ -94,7 +74,6 @@ _LAZY = {
 }
 
 __all__ = [
-  "AdvantageRule",
   "LoraConfig",
   "Policy",
   "RolloutEngine",
@@ -102,54 +81,36 @@ __all__ = [
   "SamplingConfig",
   "TailConstants",
   "TailVector",
-  "advantage_diagnostics",
   "alignment_coefficient",
-  "available_advantages",
   "best_of_n",
-  "best_of_n_oracle",
   "best_of_n_value",
-  "blended_influence",
-  "bon_max_mean",
-  "bon_max_second",
-  "bon_rl",
   "cancellation_weights",
-  "cat_best_of_n",
-  "cat_majority",
-  "cat_pass_at_n",
   "compatible_prefixes",
   "cross_fitted_gradient",
   "crossover_budget",
   "direct_gradient",
   "expected_maximum",
-  "grpo",
   "init_adapters",
   "invert_tail",
   "load_adapters",
   "load_policy",
   "load_sequence_classifier",
   "majority",
-  "make_advantage",
   "make_mesh",
-  "max_at_k",
   "maximum_influence",
   "merge_adapters",
   "minimum_budget",
   "pass_at_n",
   "prefix_gradient",
-  "prefix_tea",
-  "register_advantage",
-  "rloo",
   "save_adapters",
   "shaped_reward",
   "subset_averaged_gradient",
-  "subset_tea",
   "tail_constants",
   "tail_count",
-  "tail_influence",
   "tail_vector",
-  "tea",
   "train",
 ]
+__all__ += _advantages.__all__
 
 
 def __getattr__(name: str) -> Any:

@@ -65,44 +65,6 @@ def tea(
   )
 
 
-@register_advantage("tail_influence")
-def tail_influence(
-  *, tail_fraction: float = 0.25, budget: int = 128, scale_floor: float = SCALE_FLOOR
-) -> GroupRule:
-  """Influence of each reward on the expected best of `budget`, under the group's fitted tail.
-
-  A_i = I_i - mean_j I_j, I_i = N (E max(r_i, M_{N-1}) - E M_N), M_k the maximum of k draws of the
-  Gaussian whose upper tail matches the group's.
-
-  `tea` differentiates the extrapolated value mu + kappa sigma; this is the advantage of the
-  best-of-N oracle itself, on the fitted law.
-
-  Args:
-    tail_fraction, budget, scale_floor: see `tea`.
-
-  Raises:
-    ValueError: if `budget` is too small to extrapolate.
-  """
-  check_tail(tail_fraction, budget, scale_floor)
-
-  def compute(group: Group) -> Array:
-    vector = tail.tail_vector(
-      group.rewards, tail_fraction, where=group.where, scale_floor=scale_floor
-    )
-    influence = tail.tail_influence(
-      group.rewards, vector, tail_fraction=tail_fraction, budget=budget
-    )
-    return centre(influence, group)
-
-  return GroupRule(
-    "tail_influence",
-    compute,
-    {"tail_fraction": tail_fraction, "budget": budget, "scale_floor": scale_floor},
-    minimum_rollouts=smallest_tail_group(tail_fraction),
-    scale_degree=1,
-  )
-
-
 def check_tail(tail_fraction: float, budget: int, scale_floor: float = SCALE_FLOOR) -> None:
   """Checks, when a rule is made, what would otherwise fail at its first call."""
   tail.tail_constants(tail_fraction, budget)

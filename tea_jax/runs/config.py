@@ -11,11 +11,12 @@ import contextlib
 import dataclasses
 import pathlib
 import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
-from tea_jax.advantages import AdvantageFlags, GroupRule
+from tea_jax.advantages import AdvantageSpec, GroupRule
 from tea_jax.runs.checks import require
+from tea_jax.runs.flags import RULE_FLAG
 from tea_jax.runs.groups import (
   CheckpointConfig,
   DataConfig,
@@ -46,6 +47,7 @@ class RunConfig:
     run_folder: where everything goes; running the same command again goes on from there.
     steps: updates of the policy on fresh rollouts.
     seed: root of all random keys.
+    advantage: the rule; `--advantage.name tea --advantage.budget 128` sets it too.
   """
 
   run_folder: str = "runs/default"
@@ -55,7 +57,7 @@ class RunConfig:
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
   reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
   sampling: RolloutConfig = dataclasses.field(default_factory=RolloutConfig)
-  advantage: AdvantageFlags = dataclasses.field(default_factory=AdvantageFlags)
+  advantage: Annotated[AdvantageSpec, RULE_FLAG] = dataclasses.field(default_factory=AdvantageSpec)
   objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
   optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
   checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
@@ -104,7 +106,9 @@ _FIXED = ("checkpoint.final_policy",)
 
 
 def to_dict(config: Any) -> Any:
-  """Nested plain dict of a config; tuples become lists."""
+  """Nested plain dict of a config; tuples become lists, of a rule what was set."""
+  if isinstance(config, AdvantageSpec):
+    return {key: to_dict(value) for key, value in config.to_dict().items()}
   if dataclasses.is_dataclass(config):
     return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
   return [to_dict(x) for x in config] if isinstance(config, (tuple, list)) else config
@@ -118,6 +122,8 @@ def from_dict(kind: type[T], values: Mapping[str, Any], *, where: str = "config"
   """
   if not isinstance(values, Mapping):
     raise ValueError(f"{where} must hold keys and values, not {values!r}.")
+  if kind is AdvantageSpec:
+    return typing.cast(T, AdvantageSpec.from_dict(_without_unset(values)))
   hints = typing.get_type_hints(kind)
   fields = [f.name for f in dataclasses.fields(typing.cast(Any, kind))]
   unknown = [key for key in values if key not in fields]
@@ -127,7 +133,9 @@ def from_dict(kind: type[T], values: Mapping[str, Any], *, where: str = "config"
     )
   arguments = {}
   for key, value in values.items():
-    if dataclasses.is_dataclass(hints[key]):
+    if hints[key] is AdvantageSpec and isinstance(value, str):
+      value = AdvantageSpec.parse(value)
+    elif dataclasses.is_dataclass(hints[key]):
       value = from_dict(typing.cast(type, hints[key]), value or {}, where=f"{where}.{key}")
     elif isinstance(value, list):
       value = tuple(value)
@@ -139,6 +147,13 @@ def from_dict(kind: type[T], values: Mapping[str, Any], *, where: str = "config"
       value = float(value)
     arguments[key] = value
   return kind(**arguments)
+
+
+def _without_unset(advantage: Mapping[str, Any]) -> Mapping[str, Any]:
+  # Run folders of version 0.1 list every argument of every rule, null where it was not set.
+  if "options" not in advantage:
+    return advantage
+  return {k: v for k, v in advantage.items() if v is not None and k != "options"}
 
 
 def _is_float(hint: Any) -> bool:
@@ -158,12 +173,27 @@ def load_config(path: str | pathlib.Path) -> RunConfig:
   return from_dict(RunConfig, yaml.safe_load(pathlib.Path(path).read_text()), where=str(path))
 
 
+def load_groups(path: str | pathlib.Path, names: Sequence[str]) -> dict[str, Any]:
+  """Some groups of a YAML config, those that are there, without the checks of the whole.
+
+  Whoever judges a finished policy needs no rule: a user's file may be gone by then.
+  """
+  values = yaml.safe_load(pathlib.Path(path).read_text())
+  hints = typing.get_type_hints(RunConfig)
+  present = [name for name in names if name in values]
+  return {
+    name: from_dict(hints[name], values[name] or {}, where=f"{path}.{name}") for name in present
+  }
+
+
 def differences(first: Any, second: Any) -> list[str]:
   """`path: first -> second` of every field that differs."""
   found = []
   for field in dataclasses.fields(first):
     a, b = getattr(first, field.name), getattr(second, field.name)
-    if dataclasses.is_dataclass(a):
+    if isinstance(a, AdvantageSpec) and a != b:
+      found.append(f"{field.name}: {a} -> {b}")
+    elif dataclasses.is_dataclass(a) and not isinstance(a, AdvantageSpec):
       found += [f"{field.name}.{line}" for line in differences(a, b)]
     elif a != b:
       found.append(f"{field.name}: {a!r} -> {b!r}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tea_jax.advantages import AdvantageFlags
+from tea_jax.advantages import AdvantageSpec
 from tea_jax.runs.config import RunConfig
 from tea_jax.runs.groups import (
   CheckpointConfig,
@@ -31,7 +31,7 @@ class Preset:
   Attributes:
     about: one line for `--help`.
     config: of every run; rule and seed are replaced by those below.
-    rules: compared on the same seeds, prompts and budgets, as `parse_rule` reads them.
+    rules: compared on the same seeds, prompts and budgets, as `AdvantageSpec.parse` reads them.
     seeds: of the runs.
   """
 
@@ -51,7 +51,7 @@ _QUICKSTART = RunConfig(
   data=DataConfig(prompts="openers", chat=False, max_prompt_length=24, prompts_per_step=1),
   reward=RewardConfig(functions=("lexicon",)),
   sampling=RolloutConfig(num_rollouts=32, max_completion_length=24),
-  advantage=AdvantageFlags(name="tea"),
+  advantage=AdvantageSpec("tea"),
   # In units of reward (standard deviation in a group: 2.3). Without a penalty all rules end at the
   # same text, and the mean is there first; with it, samples stay diverse.
   objective=ObjectiveConfig(kl_coefficient=2.0),
@@ -74,7 +74,7 @@ _PAPER = RunConfig(
   ),
   reward=RewardConfig(functions=("Skywork/Skywork-Reward-V2-Llama-3.1-8B",)),
   sampling=RolloutConfig(num_rollouts=64, max_completion_length=512),  # [ours]: 512
-  advantage=AdvantageFlags(name="tea"),
+  advantage=AdvantageSpec("tea"),
   objective=ObjectiveConfig(kl_coefficient=0.01),  # [ours]
   optimizer=OptimizerConfig(
     learning_rate=1e-6,  # [ours]
@@ -180,34 +180,3 @@ def get_preset(name: str) -> Preset:
   if name not in PRESETS:
     raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}.")
   return PRESETS[name]
-
-
-def parse_rule(text: str) -> AdvantageFlags:
-  """Reads `name` or `name:argument=value,argument=value`, e.g. `grpo:normalize=true`.
-
-  Raises:
-    ValueError: if a part has no `=`, or the rule has no such argument.
-  """
-  name, _, rest = text.partition(":")
-  arguments = {}
-  for part in filter(None, rest.split(",")):
-    key, equals, value = part.partition("=")
-    if not equals:
-      raise ValueError(f"rule {text!r}: {part!r} is not argument=value, as in tea:budget=256.")
-    arguments[key.strip().replace("-", "_")] = _value(value.strip())
-  known = [field.name for field in dataclasses.fields(AdvantageFlags)]
-  unknown = [key for key in arguments if key not in known]
-  if unknown:
-    raise ValueError(f"rule {text!r}: unknown argument {unknown[0]!r}; known: {', '.join(known)}.")
-  return AdvantageFlags(name=name.strip(), **arguments)
-
-
-def _value(text: str) -> bool | int | float | str:
-  if text.lower() in ("true", "false"):
-    return text.lower() == "true"
-  for kind in (int, float):
-    try:
-      return kind(text)
-    except ValueError:
-      continue
-  return text

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from tea_jax.advantages import AdvantageSpec
 from tea_jax.data import EncodedPrompts
 from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy, prompts_of_a_call
 from tea_jax.evaluation.identity import evaluation_spec
@@ -23,7 +24,7 @@ from tea_jax.models.weights.load import load_policy
 from tea_jax.rewards import RewardFunction
 from tea_jax.runs import build
 from tea_jax.runs.config import RunConfig, to_dict
-from tea_jax.runs.presets import Preset, parse_rule
+from tea_jax.runs.presets import Preset
 from tea_jax.runtime.memory import return_free_memory
 from tea_jax.training.learner import make_learner
 from tea_jax.training.loop import train
@@ -51,7 +52,7 @@ def run_config_of(preset: Preset, rule: str, seed: int) -> RunConfig:
   slug = re.sub(r"[^A-Za-z0-9_.+-]+", "_", rule)
   folder = pathlib.Path(preset.config.run_folder) / f"{slug}-seed{seed}"
   return dataclasses.replace(
-    preset.config, run_folder=str(folder), seed=seed, advantage=parse_rule(rule)
+    preset.config, run_folder=str(folder), seed=seed, advantage=AdvantageSpec.parse(rule)
   )
 
 

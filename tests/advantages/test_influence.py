@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
-from tea_jax.advantages import BlendedInfluenceConfig, blended_influence, make_advantage
+from tea_jax.advantages import blended_influence, make_advantage
 from tea_jax.studies.alignment.estimators import make_alignment
 from tea_jax.studies.alignment.synthetic_pools import DEFAULT_POOLS, synthetic_pools
 
@@ -158,12 +158,6 @@ def test_no_gradient_flows():
 def test_bad_arguments_are_named(arguments, message):
   with pytest.raises(ValueError, match=message):
     blended_influence(**arguments)
-
-
-def test_the_config_builds_the_registered_rule():
-  built = BlendedInfluenceConfig(budget=64).build()
-  assert repr(built) == repr(make_advantage("blended_influence", budget=64))
-  assert "resampling_weight=0.5" in repr(built)
 
 
 # What else a user could take at its defaults, with the arguments that matter.

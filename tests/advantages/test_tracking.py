@@ -3,11 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tea_jax.advantages import (
+from tea_jax.advantages import cat_best_of_n, cat_majority, grpo
+from tea_jax.advantages.tracking import (
   append_rewards,
-  cat_best_of_n,
-  cat_majority,
-  grpo,
   moving_threshold,
   reward_buffer,
   reward_quantiles,

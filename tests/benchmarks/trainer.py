@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 
-from tea_jax.advantages import AdvantageFlags
+from tea_jax.advantages import AdvantageSpec
 from tea_jax.runs.presets import get_preset
 from tests.benchmarks.common import peak_gib
 
@@ -35,7 +35,7 @@ def _config(folder: pathlib.Path, steps: int):
     config,
     run_folder=str(folder / "run"),
     steps=steps,
-    advantage=AdvantageFlags(name="grpo", normalize=True),
+    advantage=AdvantageSpec("grpo", {"normalize": True}),
     objective=dataclasses.replace(config.objective, kl_coefficient=0.0),
     checkpoint=dataclasses.replace(config.checkpoint, every=0),
   )

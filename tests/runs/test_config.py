@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import tyro
 import yaml
 
 from tea_jax.runs.config import (
@@ -16,6 +15,7 @@ from tea_jax.runs.config import (
   save_config,
   to_dict,
 )
+from tea_jax.runs.flags import parse
 from tea_jax.runs.groups import RolloutConfig
 from tea_jax.runs.optimizer import OptimizerConfig
 from tea_jax.training.optimizer import learning_rates
@@ -32,17 +32,22 @@ def test_yaml_round_trip_keeps_every_field(tmp_path):
 
 def test_flags_set_nested_fields():
   flags = "--advantage.name max_at_k --advantage.k 8 --optimizer.learning-rate 3e-6 --steps 9"
-  config = tyro.cli(RunConfig, args=flags.split())
+  config = parse(RunConfig, flags.split())
   assert config.steps == 9
   assert config.optimizer.learning_rate == 3e-6
   assert config.advantage_rule().parameters["k"] == 8
 
 
+def test_unknown_rules_and_arguments_are_refused_while_parsing():
+  with pytest.raises(ValueError, match="'grpo' has no argument 'k'"):
+    parse(RunConfig, ["--advantage.name", "grpo", "--advantage.k", "8"])
+  with pytest.raises(ValueError, match="nonsense"):
+    parse(RunConfig, ["--advantage.name", "nonsense"])
+
+
 @pytest.mark.parametrize(
   "flags, words",
   [
-    ("--advantage.name grpo --advantage.k 8", "'grpo' has no argument 'k'"),
-    ("--advantage.name nonsense", "nonsense"),
     ("--advantage.budget 2", "budget"),
     ("--sampling.top-p 0.9", "top_p=0.9 changes the sampling distribution"),
     ("--sampling.temperature 0", "temperature=0.0 must be positive"),
@@ -52,7 +57,7 @@ def test_flags_set_nested_fields():
 )
 def test_impossible_flags_are_refused_while_parsing(flags, words, capsys):
   with pytest.raises(SystemExit):
-    tyro.cli(RunConfig, args=flags.split())
+    parse(RunConfig, flags.split())
   # The message is wrapped into a box.
   said = " ".join(capsys.readouterr().err.replace("│", " ").split())
   assert words in said

@@ -4,11 +4,12 @@ import jax
 import pytest
 
 from experiments import train
+from tea_jax.advantages import AdvantageSpec
 from tea_jax.models.causal_lm import init_params
 from tea_jax.models.weights import huggingface
 from tea_jax.models.weights.huggingface_config import config_from_hf
 from tea_jax.runs.config import RunConfig, from_dict, to_dict
-from tea_jax.runs.presets import PRESETS, get_preset, parse_rule
+from tea_jax.runs.presets import PRESETS, get_preset
 from tests.models.families import FAMILIES
 from tests.training import tiny
 
@@ -18,7 +19,7 @@ def test_every_preset_resolves_and_survives_yaml(name):
   preset = get_preset(name)
   assert from_dict(RunConfig, to_dict(preset.config)) == preset.config
   for rule in preset.rules:
-    dataclasses.replace(preset.config, advantage=parse_rule(rule)).advantage_rule()
+    dataclasses.replace(preset.config, advantage=AdvantageSpec.parse(rule)).advantage_rule()
 
 
 def test_paper_main_setting_holds_what_the_paper_states():
@@ -31,23 +32,6 @@ def test_paper_main_setting_holds_what_the_paper_states():
   )
   assert (config.validation.num_prompts, config.evaluation.num_prompts) == (128, 250)
   assert config.evaluation.num_samples == 256
-
-
-def test_rule_text_sets_arguments():
-  options = parse_rule("grpo:normalize=true,epsilon=1e-4")
-  assert options.name == "grpo"
-  assert options.arguments() == {"normalize": True, "epsilon": 1e-4}
-  assert parse_rule("tea:budget=256").arguments() == {"budget": 256}
-  assert parse_rule("bon_rl:coefficient=n-1").arguments() == {"coefficient": "n-1"}
-
-
-@pytest.mark.parametrize(
-  ("text", "message"),
-  [("tea:budget", "not argument=value"), ("tea:budgte=3", "unknown argument 'budgte'")],
-)
-def test_malformed_rule_is_refused(text, message):
-  with pytest.raises(ValueError, match=message):
-    parse_rule(text)
 
 
 def test_unknown_preset_lists_those_that_exist():

@@ -13,6 +13,7 @@ import tokenizers
 from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
+from tea_jax.advantages import AdvantageSpec
 from tea_jax.data import Prompt
 from tea_jax.models.causal_lm import init_params
 from tea_jax.models.config import ModelConfig
@@ -89,7 +90,9 @@ def config(folder: str | pathlib.Path, **changes) -> RunConfig:
     logging=LoggingConfig(live=False, samples_every=2),
   )
   for name, value in changes.items():
-    if isinstance(value, dict):
+    if name == "advantage":
+      changes[name] = AdvantageSpec.from_dict(value)
+    elif isinstance(value, dict):
       changes[name] = dataclasses.replace(getattr(base, name), **value)
   return dataclasses.replace(base, **changes)
 

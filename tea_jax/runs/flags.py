@@ -1,0 +1,130 @@
+"""Flags of a config tree, with `--advantage.*`: any argument of any rule's factory.
+
+tyro makes the flags of every group from its dataclass. A rule has no dataclass: its arguments stand
+in its factory. So `--advantage.name tea --advantage.budget 256` becomes the one flag
+`--advantage tea budget=256` before tyro reads the rest.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
+
+from tea_jax.advantages.registry import AdvantageSpec, advantage_factory, available_advantages
+from tea_jax.runtime.extras import extra
+from tea_jax.runtime.signatures import named_parameters
+
+with extra("train", "flags of a run"):
+  import tyro
+
+T = TypeVar("T")
+
+RULE_FLAG = tyro.constructors.PrimitiveConstructorSpec(
+  nargs="*",
+  metavar="NAME [ARGUMENT=VALUE ...]",
+  instance_from_str=lambda words: (
+    AdvantageSpec.parse(words[0]) if len(words) == 1 else AdvantageSpec.from_words(words)
+  ),
+  is_instance=lambda value: isinstance(value, AdvantageSpec),
+  str_from_instance=AdvantageSpec.to_words,
+)
+"""How tyro reads a field of `AdvantageSpec`."""
+
+
+def parse(
+  kind: type[T],
+  arguments: Sequence[str],
+  *,
+  default: T | None = None,
+  description: str | None = None,
+  prog: str | None = None,
+  rule: AdvantageSpec | None = None,
+) -> T:
+  """`tyro.cli`, with the arguments of advantage rules as flags.
+
+  Args:
+    kind: dataclass of the flags; one of its fields, at any depth, is the run's `advantage`.
+    arguments: the command line.
+    default, description, prog: see `tyro.cli`.
+    rule: that `--advantage.budget 256` without a name is about; `default.advantage` by default.
+
+  Raises:
+    ValueError: for a rule or an argument of it that does not exist, or a value of another type.
+    SystemExit: for other flags, as tyro does.
+  """
+  rule = rule or cast(AdvantageSpec, getattr(default, "advantage", AdvantageSpec()))
+  words, rest, named = _take_rule(arguments, rule)
+  if {"-h", "--help"} & set(rest):
+    description = f"{description or ''}\n\n{rule_help(words[0])}"
+  if named:
+    AdvantageSpec.from_words(words)
+    rest = ["--advantage", *words, *rest]
+  options: dict[str, Any] = {} if default is None else {"default": default}
+  return tyro.cli(kind, args=rest, description=description, prog=prog, **options)
+
+
+def rule_help(name: str) -> str:
+  """What the rules are called, and the flags of one of them from its signature and docstring."""
+  lines = ["Advantage rules (--advantage.name; your own as file.py:factory or module:factory):"]
+  for each in available_advantages():
+    lines.append(f"  {each}: {_first_line(each)}")
+  lines.append(f"\nFlags of {name}:")
+  factory = advantage_factory(name)
+  about = _argument_lines(inspect.getdoc(factory) or "")
+  for argument, parameter in named_parameters(factory).items():
+    flag = f"--advantage.{argument.replace('_', '-')}"
+    default = "" if parameter.default is parameter.empty else f" (default: {parameter.default})"
+    lines.append(f"  {flag}  {about.get(argument, '')}{default}")
+  return "\n".join(lines)
+
+
+def _take_rule(
+  arguments: Sequence[str], default: AdvantageSpec
+) -> tuple[list[str], list[str], bool]:
+  """`(words of the rule, the other arguments, whether any flag was about the rule)`."""
+  given: dict[str, str] = {}
+  rest: list[str] = []
+  waiting = list(arguments)
+  while waiting:
+    word = waiting.pop(0)
+    flag = re.fullmatch(r"--advantage\.([\w-]+)(?:=(.*))?", word, re.DOTALL)
+    if flag is None:
+      rest.append(word)
+      continue
+    name, value = flag.groups()
+    if value is None:
+      values = list(itertools.takewhile(lambda each: not each.startswith("--"), waiting))
+      del waiting[: len(values)]
+      # A flag alone switches on, as tyro's flags do.
+      value = ",".join(values) if values else "true"
+    given[name.replace("-", "_")] = value
+  named = bool(given)
+  name = given.pop("name", default.name)
+  # Another rule starts from its own defaults.
+  kept = default.to_words()[1:] if name == default.name else []
+  kept = [word for word in kept if word.partition("=")[0] not in given]
+  return [name, *kept, *(f"{key}={value}" for key, value in given.items())], rest, named
+
+
+def _first_line(name: str) -> str:
+  return (inspect.getdoc(advantage_factory(name)) or "").partition("\n")[0]
+
+
+def _argument_lines(doc: str) -> dict[str, str]:
+  """argument -> what its docstring's `Args:` says of it, on one line."""
+  _, _, section = doc.partition("\nArgs:\n")
+  found: dict[str, str] = {}
+  names: list[str] = []
+  for line in itertools.takewhile(
+    lambda each: not each or each.startswith("  "), section.split("\n")
+  ):
+    entry = re.fullmatch(r"  ([\w, ]+): (.*)", line)
+    if entry:
+      names = entry[1].split(", ")
+      found |= dict.fromkeys(names, entry[2])
+    else:
+      found |= {name: f"{found[name]} {line.strip()}" for name in names}
+  return {name: text.strip() for name, text in found.items()}

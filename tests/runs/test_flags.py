@@ -1,0 +1,108 @@
+"""`--advantage.*`: any argument of any rule's factory, beside tyro's flags."""
+
+import pytest
+
+from experiments import compare, evaluate, oracle_alignment, train
+from tea_jax.advantages import AdvantageSpec
+from tea_jax.runs import flags
+from tea_jax.runs.config import RunConfig, load_config, save_config
+
+
+def parsed(words, default=None):
+  return flags.parse(RunConfig, words.split(), default=default).advantage
+
+
+@pytest.mark.parametrize(
+  ("words", "spec"),
+  [
+    ("", "tea"),
+    ("--advantage.name subset_tea --advantage.budget 64", "subset_tea:budget=64"),
+    ("--advantage.budget=64 --steps 9", "tea:budget=64"),
+    ("--steps 9 --advantage tea:budget=64", "tea:budget=64"),
+    ("--advantage tea budget=64 --steps 9", "tea:budget=64"),
+    ("--advantage.name grpo --advantage.normalize", "grpo:normalize=true"),
+    (
+      "--advantage.name prefix_tea --advantage.fractions 0.5 1 --advantage.order 1 --advantage."
+      "shuffle False",
+      "prefix_tea:fractions=0.5,1.0,order=1,shuffle=false",
+    ),
+    ("--advantage.name bon_rl --advantage.baseline -2.5", "bon_rl:baseline=-2.5"),
+  ],
+)
+def test_flags_choose_the_rule_and_its_arguments(words, spec):
+  assert parsed(words) == AdvantageSpec.parse(spec)
+
+
+def test_a_flag_changes_the_default_rule_and_a_new_name_starts_afresh():
+  base = RunConfig(advantage=AdvantageSpec("tea", {"budget": 64, "tail_fraction": 0.5}))
+  assert parsed("--advantage.budget 32", default=base) == AdvantageSpec.parse(
+    "tea:tail_fraction=0.5,budget=32"
+  )
+  assert parsed("--steps 3", default=base) == base.advantage
+  assert parsed("--advantage.name tea", default=base) == base.advantage
+  assert parsed("--advantage.name grpo", default=base) == AdvantageSpec("grpo")
+
+
+def test_help_lists_the_rules_and_the_arguments_of_the_one_that_is_named(capsys):
+  with pytest.raises(SystemExit):
+    parsed("--help --advantage.name max_at_k")
+  said = " ".join(capsys.readouterr().out.split())
+  assert "blended_influence: Influence of each reward" in said
+  assert "--advantage.leave-one-out subtract from each subset's maximum" in said
+  assert "(default: False)" in said
+
+
+def test_values_survive_the_run_folder(tmp_path):
+  spec = AdvantageSpec.parse("prefix_tea:fractions=0.5,1.0,order=1")
+  save_config(RunConfig(advantage=spec), tmp_path / "config.yaml")
+  assert "fractions:" in (tmp_path / "config.yaml").read_text()
+  assert load_config(tmp_path / "config.yaml").advantage == spec
+  (tmp_path / "config.yaml").write_text("advantage: {name: tea, budget: 64}")
+  assert load_config(tmp_path / "config.yaml").advantage == AdvantageSpec("tea", {"budget": 64})
+  (tmp_path / "config.yaml").write_text("advantage: tea:budget=64")
+  assert load_config(tmp_path / "config.yaml").advantage == AdvantageSpec("tea", {"budget": 64})
+
+
+def test_configs_of_version_0_1_list_arguments_that_were_not_set(tmp_path):
+  (tmp_path / "config.yaml").write_text(
+    "advantage: {name: cat_pass_at_n, budget: 8, weight_clip: null, k: null, options: []}"
+  )
+  loaded = load_config(tmp_path / "config.yaml").advantage
+  assert loaded == AdvantageSpec("cat_pass_at_n", {"budget": 8})
+
+
+RULE = "def signed(*, margin: float = 0.0):\n  return lambda rewards: rewards - margin\n"
+
+
+@pytest.fixture
+def user_file(tmp_path, monkeypatch):
+  (tmp_path / "my_rule.py").write_text(RULE)
+  monkeypatch.chdir(tmp_path)
+  return tmp_path
+
+
+def test_every_script_takes_a_rule_from_a_users_file(user_file, capsys):
+  spec = AdvantageSpec("my_rule.py:signed", {"margin": 0.5})
+  config, _ = train.parse(["--advantage.name", "my_rule.py:signed", "--advantage.margin", "0.5"])
+  assert config.advantage == spec
+  words = "--preset quickstart --dry-run --rules grpo my_rule.py:signed:margin=0.5"
+  assert compare.main(words.split()) == 0
+  assert "rule: my_rule.py:signed(margin=0.5)" in capsys.readouterr().out
+  words = ["--synthetic", "--rules", "my_rule.py:signed:margin=0.5"]
+  rules = oracle_alignment.build_rules(oracle_alignment.parse(words))
+  assert rules["my_rule.py:signed:margin=0.5"].parameters == {"margin": 0.5}
+
+
+def test_a_finished_policy_is_evaluated_without_its_rule(user_file):
+  save_config(RunConfig(advantage=AdvantageSpec("my_rule.py:signed")), "run/config.yaml")
+  (user_file / "my_rule.py").unlink()
+  policies, found, _ = evaluate.parse(["mine=run"])
+  assert policies == {"mine": ["run"]}
+  assert found.sampling == RunConfig().sampling
+
+
+def test_compare_says_where_its_rules_are_named(capsys):
+  assert compare.main(["--preset", "quickstart", "--dry-run", "--advantage.name", "grpo"]) == 2
+  assert "--advantage.name: the rules that are compared are said by --rules" in (
+    capsys.readouterr().err
+  )
