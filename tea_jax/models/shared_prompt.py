@@ -66,8 +66,11 @@ def group_hidden_states(
   visible_prompt &= (prompt_positions < prompt_lengths[:, None])[:, None]
   visible_prompt = jnp.repeat(visible_prompt, rollouts, axis=0)
   visible_own = visible_keys(jnp.arange(width), jnp.arange(width), config.sliding_window)[None]
+  # On one device all groups are one list: plain products of two matrices.
+  axes = 1 if mesh is None else 2
 
   def split(x: Array) -> tuple[Array, Array]:
+    x = x.reshape(prompts, -1, *x.shape[axes:])
     own = x[:, prompt_width:].reshape(prompts * rollouts, width, *x.shape[2:])
     return x[:, :prompt_width], own
 
@@ -84,11 +87,13 @@ def group_hidden_states(
     attended = [attended_prompt]
     if width:
       own = segment_attention(q, [(k_prompt, v_prompt, visible_prompt), (k, v, visible_own)])
-      attended.append(own.reshape(prompts, rollouts * width, *query.shape[2:]))
-    return jnp.concatenate(attended, axis=1), None
+      attended.append(own.reshape(prompts, rollouts * width, *own.shape[2:]))
+    return jnp.concatenate(attended, axis=1).reshape(query.shape), None
 
   tokens = jnp.concatenate([prompt_tokens, inputs.reshape(prompts, -1)], axis=1)
   all_positions = jnp.concatenate([prompt_positions, jnp.tile(positions, (1, rollouts))], axis=1)
+  if mesh is None:
+    tokens, all_positions = tokens.reshape(-1), all_positions.reshape(-1)
   x = causal_lm.embed_tokens(config, params, tokens, all_positions, dtype)
   x, _ = causal_lm.run_layers(
     config, params["layers"], x, all_positions, attend, scan=scan, remat=remat, mesh=mesh
