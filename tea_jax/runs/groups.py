@@ -12,6 +12,8 @@ from typing import Literal
 from tea_jax.rewards.verifiers import answer_reader
 from tea_jax.runs.checks import check_choices, require
 
+LoggerName = Literal["tensorboard", "wandb", "trackio"]
+
 _PROJECTIONS = ("query", "key", "value", "output", "gate", "up", "down")
 
 
@@ -262,12 +264,15 @@ class LoggingConfig:
 
   Attributes:
     live: a live table and progress bar on a terminal; False for one line a step.
-    tensorboard: also write TensorBoard events (needs tensorboardX).
+    to: where the numbers go beside the run's own files; tensorboard needs tea-jax[logging], the others
+      the extra of their name.
+    project: of Weights & Biases and trackio.
     samples_every: steps between rollouts written as text to `rollouts/`; 0 for none.
     samples_per_prompt: rollouts of each prompt written (the best, the worst, then in order).
   """
 
   live: bool = True
-  tensorboard: bool = False
+  to: tuple[LoggerName, ...] = ()
+  project: str = "tea_jax"
   samples_every: int = 10
   samples_per_prompt: int = 4

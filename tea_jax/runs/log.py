@@ -1,4 +1,4 @@
-"""What a run tells: JSONL files that survive a kill, a live terminal, TensorBoard.
+"""What a run tells: JSONL files that survive a kill, a live terminal, other people's loggers.
 
 `metrics.jsonl` holds only numbers that the run's seed decides, so that a run that was killed and
 went on writes the same bytes; wall-clock times and memory go to `timings.jsonl`.
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tea_jax.runs.groups import LoggingConfig
+from tea_jax.runs.loggers import make_loggers
 from tea_jax.runtime.extras import extra
 
 with extra("train", "a run's log"):
@@ -127,15 +128,7 @@ class RunLog:
     if options.live and self._console.is_terminal:
       self._live = Live(console=self._console, auto_refresh=False)
       self._live.start()
-    self._tensorboard = None
-    if options.tensorboard:
-      with extra("logging", "--logging.tensorboard"):
-        from tensorboardX import SummaryWriter
-      # A run that is killed goes on after its last checkpoint: the writer's thread, which its
-      # flush() does not wait for, puts every step on disk within a second.
-      self._tensorboard = SummaryWriter(
-        str(folder / "tensorboard"), purge_step=first_step, flush_secs=1
-      )
+    self._loggers = make_loggers(options.to, folder, project=options.project, first_step=first_step)
 
   def offsets(self) -> dict[str, int]:
     """Byte offsets of all files, for the checkpoint."""
@@ -150,10 +143,13 @@ class RunLog:
     self._logs["metrics.jsonl"].append({"step": step, **metrics})
     self._logs["timings.jsonl"].append({"step": step, **timings})
     everything = {**metrics, **timings}
-    if self._tensorboard is not None:
-      for name, value in everything.items():
-        if isinstance(value, (int, float, np.floating)):
-          self._tensorboard.add_scalar(name, float(value), step)
+    numbers = {
+      name: float(value)
+      for name, value in everything.items()
+      if isinstance(value, (int, float, np.floating))
+    }
+    for logger in self._loggers:
+      logger.log(step, numbers)
     self._rows = [*self._rows, {"step": step, **everything}][-_LIVE_ROWS:]
     if self._live is not None:
       self._live.update(self._table(step), refresh=True)
@@ -168,8 +164,8 @@ class RunLog:
   def close(self) -> None:
     for log in self._logs.values():
       log.close()
-    if self._tensorboard is not None:
-      self._tensorboard.close()
+    for logger in self._loggers:
+      logger.close()
     if self._live is not None:
       self._live.stop()
 

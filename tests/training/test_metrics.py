@@ -76,7 +76,7 @@ def test_a_live_table_shows_the_last_steps(tmp_path):
 
 def test_tensorboard_gets_the_scalars(tmp_path):
   pytest.importorskip("tensorboardX")
-  options = LoggingConfig(live=False, tensorboard=True)
+  options = LoggingConfig(live=False, to=("tensorboard",))
   log = RunLog(tmp_path, options, steps=1, console=tiny.console())
   log.step(0, {"reward/mean": 0.5}, {})
   log.close()
@@ -94,7 +94,7 @@ def test_best_of_n_is_the_mean_over_all_subsets():
 
 def test_tensorboard_holds_every_step_while_the_run_goes_on(tmp_path):
   pytest.importorskip("tensorboardX")
-  log = RunLog(tmp_path, LoggingConfig(live=False, tensorboard=True), steps=2)
+  log = RunLog(tmp_path, LoggingConfig(live=False, to=("tensorboard",)), steps=2)
   size = 0
   for step in range(2):
     log.step(step, {"reward/mean": float(step)}, {})
