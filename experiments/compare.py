@@ -108,6 +108,7 @@ def report(runs: MatchedRuns, *, minutes: float) -> pathlib.Path:
     budgets=config.evaluation.budgets or None,
     answer=answer_reader(config.reward.answer_pattern),
     notes=[*_training_notes(runs), f"This call took {minutes:.1f} minutes."],
+    curves=runs.metrics,
   )
 
 

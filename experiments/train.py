@@ -6,6 +6,7 @@ the same command again goes on from the last checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import sys
 
@@ -84,10 +85,13 @@ def work(arguments: list[str]) -> None:
   if only_show:
     dry_run(config)
     return
+  from tea_jax.evaluation.curves import draw_curves
   from tea_jax.training.loop import train
 
   enable_compilation_cache()
   result = train(config)
+  with contextlib.suppress(ModuleNotFoundError):  # figures need tea-jax[plots]
+    draw_curves(result.run_folder)
   last = result.metrics[-1]
   print(f"reward {last['reward/mean']:.4g} in step {last['step'] + 1}; {result.policy_folder}")
 

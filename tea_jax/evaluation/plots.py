@@ -52,7 +52,7 @@ def frontier_figure(
       one panel.
     baseline: name of the method that the differences are to.
   """
-  figure = _figure(10.5 if differences else 5.6, 4.2)
+  figure = new_figure(10.5 if differences else 5.6, 4.2)
   axes = figure.subplots(1, 2 if differences else 1, squeeze=False)[0]
   styles = line_styles(frontiers)
   for name, interval in frontiers.items():
@@ -71,7 +71,7 @@ def frontier_figure(
     axis.set_xscale("log", base=2)
     axis.set_xticks(budgets, [str(budget) for budget in budgets])
     axis.set_xlabel("N")
-  _save(figure, path)
+  save_figure(figure, path)
 
 
 def reward_distribution_figure(
@@ -99,7 +99,7 @@ def reward_distribution_figure(
   margin = 0.04 * max(high - low, 1e-6)
   edges = np.linspace(low - margin, high + margin, _BINS + 1)
   centres = (edges[1:] + edges[:-1]) / 2
-  figure = _figure(6.4, 4.4)
+  figure = new_figure(6.4, 4.4)
   axis = figure.subplots()
   # Above the curves' right ends, where there is room: densities fall off towards large rewards.
   inset = axis.inset_axes((0.62, 0.42, 0.36, 0.40))
@@ -124,7 +124,7 @@ def reward_distribution_figure(
   axis.set_ylabel("density")
   axis.set_title(title)
   axis.legend(frameon=False, loc="upper right", ncols=min(len(pooled), 3))
-  _save(figure, path)
+  save_figure(figure, path)
 
 
 def qq_figure(
@@ -144,7 +144,7 @@ def qq_figure(
   """
   levels = DEFAULT_PROBABILITIES if probabilities is None else np.asarray(probabilities)
   normal = ndtri(levels)
-  figure = _figure(5.6, 4.4)
+  figure = new_figure(5.6, 4.4)
   axis = figure.subplots()
   styles = line_styles(rewards)
   axis.plot(normal, normal - normal.mean(), color="black", linewidth=0.8, label="Gaussian tail")
@@ -161,7 +161,7 @@ def qq_figure(
   axis.set_ylabel("(reward quantile - mean) / fitted scale")
   axis.set_title(title)
   axis.legend(frameon=False)
-  _save(figure, path)
+  save_figure(figure, path)
 
 
 def line_styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -177,7 +177,8 @@ def line_styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
   return {name: styles.get(name, {"color": _BASE_COLOR, "linestyle": "-"}) for name in names}
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+  """An empty figure, in inches, without matplotlib's global state."""
   with extra("plots", "a figure"):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -195,7 +196,8 @@ def _band(
   )
 
 
-def _save(figure: Any, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
+  """Writes a PNG whole, with the look that all figures share."""
   for axis in figure.axes:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(visible=True, linewidth=0.4, alpha=0.4)

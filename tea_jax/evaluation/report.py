@@ -19,6 +19,7 @@ from tea_jax.evaluation.comparison import (
   compare_runs,
   leave_out_unscored,
 )
+from tea_jax.evaluation.curves import Lines, curves_figure
 from tea_jax.evaluation.report_tables import (
   difference_table,
   frontier_table,
@@ -56,6 +57,7 @@ def write_report(
   budgets: Sequence[int] | None = None,
   figures: bool = True,
   num_sample_prompts: int = 4,
+  curves: Mapping[str, Sequence[Lines]] | None = None,
   answer: Callable[[str], str | None] = extract_boxed,
 ) -> pathlib.Path:
   """Writes report.md, results.json, per_prompt.csv and the figures into a folder.
@@ -70,6 +72,7 @@ def write_report(
     budgets: N of the tables; by default powers of two up to n.
     figures: False leaves them out (they need matplotlib).
     num_sample_prompts: prompts shown with completions of every method.
+    curves: method -> metrics of its training runs, drawn as curves.png.
     answer: reads the answer that votes in maj@k, see `accuracy_rows`.
 
   Returns:
@@ -92,6 +95,9 @@ def write_report(
   if figures:
     _draw(target, runs, exact, baselines)
     sections.append("![Best-of-N frontier](frontier.png)")
+    if curves:
+      curves_figure(target / "curves.png", curves)
+      sections.append("![Training curves](curves.png)")
   sections += ["## Best-of-N reward (exact estimator)", frontier_table(exact)]
   for name in baselines:
     sections += [f"## Paired difference to {name}", difference_table(exact, name)]

@@ -264,8 +264,8 @@ class LoggingConfig:
 
   Attributes:
     live: a live table and progress bar on a terminal; False for one line a step.
-    to: where the numbers go beside the run's own files; tensorboard needs tea-jax[logging], the others
-      the extra of their name.
+    to: where the numbers go beside the run's own files; tensorboard needs tea-jax[logging], the
+      others the extra of their name.
     project: of Weights & Biases and trackio.
     samples_every: steps between rollouts written as text to `rollouts/`; 0 for none.
     samples_per_prompt: rollouts of each prompt written (the best, the worst, then in order).

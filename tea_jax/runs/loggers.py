@@ -3,7 +3,8 @@
   --logging.to tensorboard wandb --logging.project best-of-n
 
 Names and steps are those of metrics.jsonl and timings.jsonl. A run that goes on after a kill
-repeats the steps since its checkpoint; Weights & Biases keeps what it was told first, which is the same.
+repeats the steps since its checkpoint; Weights & Biases keeps what it was told first, which is
+the same.
 """
 
 from __future__ import annotations
