@@ -53,20 +53,24 @@ def batch_shape(
     num_rollouts: m.
     prompt_length, completion_length: as compiled.
     item_size: bytes of a number of the compute dtype.
-    memory: bytes for caches and logits.
+    memory: bytes for caches and logits, of all copies of the model together.
     max_rows: rows decoded at once, instead of what fits into `memory`.
 
   Raises:
     ValueError: if not even one rollout fits.
   """
-  if max_rows is None:
-    per_row = row_bytes(config, completion_length, item_size=item_size)
-    per_prompt = prompt_bytes(config, prompt_length, item_size=item_size)
-    max_rows = int(max(memory - per_prompt, 0) // per_row)
-    if max_rows < 1:
-      raise ValueError(
-        f"one rollout needs about {(per_row + per_prompt) / 2**20:.0f} MiB, more than"
-        f" memory={memory / 2**20:.0f} MiB; raise it or shorten the completions"
-      )
-  parts = -(-num_rollouts // max_rows)
-  return (max(1, max_rows // num_rollouts) if parts == 1 else 1), -(-num_rollouts // parts)
+  per_row = row_bytes(config, completion_length, item_size=item_size)
+  per_prompt = prompt_bytes(config, prompt_length, item_size=item_size)
+  if max_rows is not None:
+    parts = -(-num_rollouts // max_rows)
+    prompts = max(1, max_rows // num_rollouts) if parts == 1 else 1
+    return prompts, -(-num_rollouts // parts)
+  rows = (memory - per_prompt) // per_row
+  if rows < 1:
+    raise ValueError(
+      f"one rollout needs about {(per_row + per_prompt) / 2**20:.0f} MiB, more than"
+      f" memory={memory / 2**20:.0f} MiB; raise sampling.memory_gb or shorten the completions"
+    )
+  parts = -(-num_rollouts // rows)
+  group = per_prompt + num_rollouts * per_row
+  return max(1, memory // group) if parts == 1 else 1, -(-num_rollouts // parts)

@@ -44,7 +44,7 @@ class RolloutEngine:
     policy: what to sample from; its `params` are not used, `generate` takes them.
     sampling: how to sample.
     max_rows: rows decoded at once; None derives it from `memory`.
-    memory: bytes for caches and logits, a bound for `max_rows`.
+    memory: bytes for caches and logits of each copy of the model, a bound for `max_rows`.
     segment: tokens between two looks of the host, when stop strings or callbacks need them.
     smallest_prompt: prompts are padded to at least this width; the longest prompt of a data set
       gives all its batches one compiled shape.
@@ -204,7 +204,8 @@ class RolloutEngine:
       prompt_length=self._prompt_bucket(int(lengths.max())),
       completion_length=self.completion_bucket,
       item_size=self.policy.dtype.itemsize,
-      memory=self.memory,
+      # Each copy of the model decodes its share of the rows in its own memory.
+      memory=self.memory * (1 if self.mesh is None else self.mesh.shape["data"]),
       max_rows=self.max_rows,
     )
     return [

@@ -32,12 +32,12 @@ from tea_jax.runs.groups import (
   CheckpointConfig,
   DataConfig,
   LoggingConfig,
-  PolicyConfig,
   RolloutConfig,
   ValidationConfig,
 )
 from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
+from tea_jax.runs.plan import decode_memory
 
 Splits = Mapping[str, Sequence[Prompt]]
 
@@ -56,6 +56,7 @@ class Parts:
     answer: reads the answer that votes out of a completion.
     sampler: how tokens are drawn.
     lora: adapters that are trained; None if all weights are.
+    decode_memory: bytes of each copy of the model for rows that are decoded together.
     steps, seed: number of steps, root of all random keys.
     prompts_per_step, num_rollouts: P and m of a step.
     objective, optimizer, checkpoint, validation, logging: groups of settings, as in `RunConfig`.
@@ -71,6 +72,7 @@ class Parts:
   answer: Callable[[str], str | None]
   sampler: SamplingConfig
   lora: LoraConfig | None
+  decode_memory: int
   steps: int
   seed: int
   prompts_per_step: int
@@ -125,7 +127,8 @@ def build(
     rule=rule,
     answer=answer_reader(config.reward.answer_pattern),
     sampler=sampler_config(config.sampling),
-    lora=lora_config(config.model),
+    lora=config.model.lora,
+    decode_memory=decode_memory(config, loaded.config),
     steps=config.steps,
     seed=config.seed,
     prompts_per_step=config.data.prompts_per_step,
@@ -227,11 +230,3 @@ def _make_reward(name: str, options: Mapping[str, Any]) -> RewardFunction:
   if "/" in name and ":" not in name:
     return make_reward("model", name_or_path=name, **options)
   return make_reward(name, **options)
-
-
-def lora_config(options: PolicyConfig) -> LoraConfig | None:
-  """The adapters that the flags ask for; None if all weights are trained."""
-  if options.lora_rank == 0:
-    return None
-  alpha = 2.0 * options.lora_rank if options.lora_alpha is None else options.lora_alpha
-  return LoraConfig(rank=options.lora_rank, alpha=alpha, targets=options.lora_targets)

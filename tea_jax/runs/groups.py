@@ -9,6 +9,7 @@ import dataclasses
 import json
 from typing import Literal
 
+from tea_jax.models.lora import LoraConfig
 from tea_jax.rewards.verifiers import answer_reader
 from tea_jax.runs.checks import check_choices, require
 
@@ -53,6 +54,14 @@ class PolicyConfig:
       self.lora_rank > 0 or self.lora_alpha is None,
       f"lora_alpha={self.lora_alpha} has no effect with lora_rank=0; set lora_rank.",
     )
+
+  @property
+  def lora(self) -> LoraConfig | None:
+    """The adapters that the flags ask for; None if all weights are trained."""
+    if self.lora_rank == 0:
+      return None
+    alpha = 2.0 * self.lora_rank if self.lora_alpha is None else self.lora_alpha
+    return LoraConfig(rank=self.lora_rank, alpha=alpha, targets=self.lora_targets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +145,9 @@ class RolloutConfig:
     top_k: sample from the k likeliest tokens; 0 for all.
     top_p: sample from the smallest set of this mass; 1 for all.
     min_p: sample from tokens of at least this share of the likeliest one's probability; 0 for all.
+    memory_gb: for caches and logits of the rows that are decoded together, on each device; 0 for
+      most of what an accelerator has left after parameters, optimiser and reference (2 on a CPU).
+      It decides how rows are called together, and so their last bits: resume with the same.
     allow_truncated_sampling: accept top_k, top_p or min_p in training, where the importance ratio
       does not know the mass that was cut off.
   """
@@ -146,6 +158,7 @@ class RolloutConfig:
   top_k: int = 0
   top_p: float = 1.0
   min_p: float = 0.0
+  memory_gb: float = 0.0
   allow_truncated_sampling: bool = False
 
   def __post_init__(self) -> None:
@@ -156,6 +169,10 @@ class RolloutConfig:
       self.temperature > 0,
       f"temperature={self.temperature} must be positive: training needs a distribution to sample "
       "from.",
+    )
+    require(
+      0 <= self.memory_gb < float("inf"),
+      f"sampling.memory_gb={self.memory_gb} must be >= 0 (0: what the device has left).",
     )
     for name, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
       value = getattr(self, name)

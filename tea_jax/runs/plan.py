@@ -17,9 +17,9 @@ from tea_jax.models.causal_lm import abstract_params
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.fused_head import default_chunk
 from tea_jax.models.lora import init_adapters
-from tea_jax.rollout.cache import batch_shape, bucket, prompt_bytes, row_bytes
-from tea_jax.runs.build import lora_config
+from tea_jax.rollout.cache import DEFAULT_MEMORY, batch_shape, bucket, prompt_bytes, row_bytes
 from tea_jax.runs.config import RunConfig
+from tea_jax.runtime.memory import device_limit_bytes
 
 
 class Estimate(NamedTuple):
@@ -32,6 +32,7 @@ class Estimate(NamedTuple):
     rollout: name -> bytes while sampling.
     update: name -> bytes while updating.
     shapes: what will be compiled, name -> shapes.
+    decode_memory: bytes that rows decoded together may take.
   """
 
   num_parameters: int
@@ -40,6 +41,7 @@ class Estimate(NamedTuple):
   rollout: dict[str, int]
   update: dict[str, int]
   shapes: dict[str, str]
+  decode_memory: int
 
   @property
   def peak(self) -> int:
@@ -67,7 +69,7 @@ def estimate_memory(
   prompts, group = config.data.prompts_per_step, config.sampling.num_rollouts
   item = 2 if config.model.compute_dtype == "bfloat16" else 4
   total = _count(abstract_params(model))
-  lora = lora_config(config.model)
+  lora = config.model.lora
   trained = total
   if lora is not None:
     trained = _count(jax.eval_shape(lambda: init_adapters(model, lora, jax.random.key(0))))
@@ -85,16 +87,20 @@ def estimate_memory(
     always["reference"] = 4 * total
   always = {name: size // split for name, size in always.items()}
 
+  rollout = {"decoding weights": item * total // split}
+  if lora is not None:
+    rollout["merged weights"] = 4 * total // split
+  memory = _decode_memory(config, {**always, **rollout}) * copies
   decoded = bucket(completion, smallest=8)
   height, part = batch_shape(
-    model, group, prompt_length=prompt, completion_length=decoded, item_size=item
+    model, group, prompt_length=prompt, completion_length=decoded, item_size=item, memory=memory
   )
   height = bucket(min(height, prompts))
   cache = row_bytes(model, decoded, item_size=item) * height * part
   cache += prompt_bytes(model, prompt, item_size=item) * height
   if height * part % copies == 0:
     cache //= copies
-  rollout = {"decoding weights": item * total // split, "caches and logits": cache}
+  rollout["caches and logits"] = cache
 
   micro = config.optimizer.micro_batch_rollouts or prompts * group
   width = math.ceil(micro / min(shards, micro))
@@ -107,15 +113,34 @@ def estimate_memory(
   }
   if micro < prompts * group:
     update["gradient sum"] = 4 * trained // split
-  if lora is not None:
-    rollout["merged weights"] = 4 * total // split
   shapes = {
     "prefill": f"{height} prompts x {prompt} tokens",
     "decode": f"{height * part} rows x {decoded} tokens",
     "update": f"{prompts * group // micro} x ({max(1, micro // group)} prompts x {prompt} tokens, "
     f"{min(micro, group)} rollouts each x {completion} tokens)",
   }
-  return Estimate(total, trained, always, rollout, update, shapes)
+  return Estimate(total, trained, always, rollout, update, shapes, memory // copies)
+
+
+def decode_memory(config: RunConfig, model: ModelConfig) -> int:
+  """Bytes of each copy of the model for the rows that are decoded together.
+
+  `sampling.memory_gb`, or else most of what an accelerator has left after the run's parameters,
+  optimiser and reference: half of that where a reward model shares the device. 2 GiB on a CPU.
+
+  Args:
+    config, model: see `estimate_memory`.
+  """
+  return estimate_memory(config, model, num_devices=jax.device_count()).decode_memory
+
+
+def _decode_memory(config: RunConfig, taken: dict[str, int]) -> int:
+  limit = device_limit_bytes()
+  if config.sampling.memory_gb or limit is None:
+    return int(config.sampling.memory_gb * 2**30) or DEFAULT_MEMORY
+  reward_model = any("/" in name and ":" not in name for name in config.reward.functions)
+  left = limit - sum(taken.values())
+  return max(DEFAULT_MEMORY // 8, int(left * (0.4 if reward_model else 0.8)))
 
 
 def _count(tree: Any) -> int:

@@ -59,6 +59,16 @@ def available_device_bytes() -> int | None:
   return min(left) if left else None
 
 
+def device_limit_bytes() -> int | None:
+  """All memory of the smallest local accelerator, or None on CPU and where it is not known."""
+  limits = [
+    stats["bytes_limit"]
+    for device in jax.local_devices()
+    if device.platform != "cpu" and "bytes_limit" in (stats := device.memory_stats() or {})
+  ]
+  return min(limits, default=None)
+
+
 def check_memory(needed: int, available: int | None, what: str, where: str) -> None:
   """Refuses to start what cannot fit.
 

@@ -24,6 +24,7 @@ from tea_jax.models.weights.load import load_policy
 from tea_jax.rewards import RewardFunction
 from tea_jax.runs import build
 from tea_jax.runs.config import RunConfig, to_dict
+from tea_jax.runs.plan import decode_memory
 from tea_jax.runs.presets import Preset
 from tea_jax.runtime.memory import return_free_memory
 from tea_jax.training.learner import make_learner
@@ -137,7 +138,8 @@ def evaluate_parameters(
       sampler=build.sampler_config(config.sampling),
       objective=config.objective,
       optimizer=config.optimizer,
-      lora=build.lora_config(config.model),
+      lora=config.model.lora,
+      memory=decode_memory(config, policy.config),
       prompt_length=longest,
       mesh=build.run_mesh(config),
     ).engine,

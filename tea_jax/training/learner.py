@@ -21,7 +21,7 @@ from tea_jax.models.causal_lm import abstract_params
 from tea_jax.models.logprobs import group_logprobs
 from tea_jax.models.lora import LoraConfig, attach_adapters, init_adapters, merge_adapters
 from tea_jax.models.policy import Policy
-from tea_jax.rollout.cache import bucket
+from tea_jax.rollout.cache import DEFAULT_MEMORY, bucket
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.rollout.types import Rollouts
@@ -90,6 +90,7 @@ def make_learner(
   optimizer: OptimizerConfig,
   lora: LoraConfig | None = None,
   prompt_length: int,
+  memory: int = DEFAULT_MEMORY,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Learner:
   """The learner of a run, reused if one of the same shapes was made in this process.
@@ -101,6 +102,7 @@ def make_learner(
     lora: adapters that are trained; None if all weights are.
     prompt_length: longest prompt in tokens; all prompts are padded to its bucket, so that no batch
       compiles anything new.
+    memory: bytes of each copy of the model for rows that are decoded together.
     mesh: of the devices; None on one.
   """
   fields = {f.name: getattr(policy, f.name) for f in dataclasses.fields(policy)}
@@ -112,17 +114,17 @@ def make_learner(
   dynamic = ("learning_rate", "schedule", "warmup_steps", "final_learning_rate_ratio")
   optimizer = dataclasses.replace(optimizer, **{name: getattr(defaults, name) for name in dynamic})
   prompt_length = bucket(prompt_length, smallest=16)
-  own = (id(tokenizer), sampler, lora, objective, optimizer, prompt_length, mesh)
+  own = (id(tokenizer), sampler, lora, objective, optimizer, prompt_length, memory, mesh)
   key = (*fields.items(), *own)
   if key not in _LEARNERS:
     while len(_LEARNERS) >= _KEPT:
       _LEARNERS.pop(next(iter(_LEARNERS)))
     shape = dataclasses.replace(policy, params={})
-    _LEARNERS[key] = _build(shape, sampler, lora, objective, optimizer, prompt_length, mesh)
+    _LEARNERS[key] = _build(shape, *own[1:])
   return _LEARNERS[key]
 
 
-def _build(policy, sampling, lora, objective, optimizer, prompt_length, mesh) -> Learner:
+def _build(policy, sampling, lora, objective, optimizer, prompt_length, memory, mesh) -> Learner:
   shardings = None
   if mesh is not None:
     shardings = _shardings(policy, lora, optimizer, mesh)
@@ -149,7 +151,7 @@ def _build(policy, sampling, lora, objective, optimizer, prompt_length, mesh) ->
   return Learner(
     policy=policy,
     lora=lora,
-    engine=RolloutEngine(policy, sampling, smallest_prompt=prompt_length, mesh=mesh),
+    engine=RolloutEngine(policy, sampling, memory=memory, smallest_prompt=prompt_length, mesh=mesh),
     update=make_update(
       policy_logprobs,
       objective,

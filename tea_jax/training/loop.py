@@ -140,6 +140,7 @@ class Run:
       optimizer=parts.optimizer,
       lora=parts.lora,
       prompt_length=parts.longest_prompt,
+      memory=parts.decode_memory,
       mesh=self.mesh,
     )
     self.learning_rates = learning_rates(parts.optimizer, parts.steps)

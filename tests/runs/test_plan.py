@@ -6,8 +6,9 @@ import jax
 import pytest
 
 from tea_jax.rollout.cache import batch_shape, bucket, prompt_bytes, row_bytes
+from tea_jax.runs import plan
 from tea_jax.runs.build import build
-from tea_jax.runs.plan import describe, estimate_memory
+from tea_jax.runs.plan import decode_memory, describe, estimate_memory
 from tea_jax.training.learner import make_learner
 from tests.training import tiny
 
@@ -95,6 +96,48 @@ def test_a_large_group_is_sampled_in_parts_of_two_gibibytes():
   one = row_bytes(model, 512, item_size=2)
   prompt = prompt_bytes(model, 1024, item_size=2)
   assert one * part + prompt <= 2 << 30 < one * fewer + prompt
+
+
+LLAMA_1B = dataclasses.replace(
+  tiny.MODEL,
+  vocab_size=128256,
+  hidden_size=2048,
+  intermediate_size=8192,
+  num_layers=16,
+  num_heads=32,
+  num_kv_heads=8,
+  head_dim=64,
+  max_positions=4096,
+)
+
+
+def _paper(tmp_path, **sampling):
+  return tiny.config(
+    tmp_path,
+    data={"prompts_per_step": 16, "max_prompt_length": 1024},
+    sampling={"num_rollouts": 64, "max_completion_length": 1024, **sampling},
+    model={"compute_dtype": "bfloat16"},
+  )
+
+
+def test_an_accelerator_decodes_as_many_rows_as_it_has_memory_for(tmp_path, monkeypatch):
+  assert decode_memory(_paper(tmp_path), LLAMA_1B) == 2 << 30
+  monkeypatch.setattr(plan, "device_limit_bytes", lambda: 80 << 30)
+  memory = decode_memory(_paper(tmp_path), LLAMA_1B)
+  estimate = estimate_memory(_paper(tmp_path), LLAMA_1B)
+  assert sum(estimate.always.values()) + sum(estimate.rollout.values()) < 80 << 30
+  assert 40 << 30 < memory < 64 << 30
+  assert estimate.shapes["decode"] == "1024 rows x 1024 tokens"
+  assert decode_memory(_paper(tmp_path, memory_gb=3.0), LLAMA_1B) == 3 << 30
+
+
+def test_every_prompt_counts_in_what_a_call_may_take():
+  model = dataclasses.replace(LLAMA_1B, num_kv_heads=32)
+  shape = {"prompt_length": 1024, "completion_length": 16, "item_size": 4}
+  prompts, rollouts = batch_shape(model, 8, **shape)
+  assert rollouts == 8
+  group = prompt_bytes(model, 1024, item_size=4) + 8 * row_bytes(model, 16, item_size=4)
+  assert prompts * group <= 2 << 30 < (prompts + 1) * group
 
 
 def test_description_names_every_part(tmp_path):
