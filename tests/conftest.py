@@ -1,10 +1,29 @@
-"""What every test file shares: compiled programs are dropped between files."""
+"""What every test file shares: quick compilation, and programs that are dropped between files."""
 
 import gc
+import os
+
+# Compilation is most of the time here; without LLVM's expensive passes it takes 0.6 times as long.
+# CI runs the slow tests, whole runs among them, with this set to 0: as users compile.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+
+try:
+  import hypothesis
+except ModuleNotFoundError:
+  pass  # a host's own environment, where only the tests of that host run
+else:
+  # Examples have no deadline, which a busy machine would miss, and are the same in every run.
+  hypothesis.settings.register_profile(
+    "tea_jax",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+  )
+  hypothesis.settings.load_profile("tea_jax")
 
 CACHE_SETTINGS = (
   "jax_compilation_cache_dir",
@@ -13,11 +32,26 @@ CACHE_SETTINGS = (
 )
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+  """Processes of `-n auto`: some for the whole suite (4 GiB each), none for a few files."""
+  if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+    return 0
+  gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+  workers = min(os.cpu_count() or 1, int(gibibytes // 4), 8)
+  return workers if workers > 1 else 0
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache_of_the_session(tmp_path_factory):
-  """The scripts under test keep their programs here, not in the home of whoever runs the tests."""
+  """Files under test share compiled programs through a folder of the session.
+
+  The scripts under test keep theirs there too, not in the home of whoever runs the tests.
+  """
   with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("TEA_JAX_CACHE", str(tmp_path_factory.mktemp("compilation_cache")))
+    patch.setenv("TEA_JAX_CACHE", str(tmp_path_factory.mktemp("scripts_cache")))
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     yield
 
 
