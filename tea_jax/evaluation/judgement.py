@@ -16,14 +16,17 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from tea_jax.evaluation.bootstrap import Interval, prompt_bootstrap
 from tea_jax.evaluation.records import Records, check_spec
 from tea_jax.rewards.judge import Judge, judge_message, read_verdict
+from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import write_whole
+
+with extra("train", "storing verdicts"):
+  import pyarrow as pa
+  import pyarrow.parquet as pq
 
 READABLE = ("first", "second", "tie")
 
