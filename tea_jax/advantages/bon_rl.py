@@ -47,6 +47,11 @@ def bon_rl(
     ValueError: for arguments out of range, or, at the call, a `selection_size` that leaves no
       rollout for C.
 
+  Example:
+    >>> rule = bon_rl(coefficient="n-1", shuffle=False)
+    >>> print(rule(jnp.array([1.0, 4.0, 3.0, 4.0])))  # selected: 4, the better of the first two
+    [0. 4. 2. 2.]
+
   Source: arXiv 2412.15287, Lemma 2; arXiv 2605.10716, eq. 25.
   """
   if selection_size is not None and selection_size < 1:

@@ -66,6 +66,10 @@ def cat_best_of_n(
   Raises:
     ValueError: for arguments out of range, or a `silence_penalty` that every weight would cancel.
 
+  Example:
+    >>> print(cat_best_of_n(budget=2, normalize=False)(jnp.array([1.0, 2.0, 6.0])))
+    [-0. -1.  6.]
+
   Source: arXiv 2605.10716, eqs. 26, 27; arXiv 2604.24957, eqs. 58, 80, 105-108.
   """
   options = AlignedOptions(
@@ -148,6 +152,11 @@ def cat_pass_at_n(
   Raises:
     ValueError: for arguments out of range.
 
+  Example:
+    >>> rule = cat_pass_at_n(budget=4, probability="group")
+    >>> [f"{a:.2f}" for a in rule(jnp.array([1.0, 0.0, 0.0, 0.0]))]
+    ['0.85', '-0.28', '-0.28', '-0.28']
+
   Source: arXiv 2604.24957, Table 1, eqs. 75, 79, 83, 97, 103.
   """
   options = AlignedOptions(
@@ -218,6 +227,11 @@ def cat_majority(
 
   Raises:
     ValueError: for arguments out of range.
+
+  Example:
+    >>> rule = cat_majority(budget=3, weight_normalization="none")
+    >>> print(rule(jnp.array([1.0, 0.0, 0.0, 1.0]), answers=jnp.array([7, 3, 4, 7])))
+    [ 1.5 -1.5 -1.5  1.5]
 
   Source: arXiv 2604.24957, Table 1, section B.7.2, eqs. 79, 81, 103.
   """

@@ -41,6 +41,12 @@ def advantage_diagnostics(
 
   Raises:
     ValueError: if the shapes differ, or `budget` is too small to extrapolate.
+
+  Example:
+    >>> rewards, advantages = jnp.array([1.0, 2.0, 3.0, 6.0]), jnp.array([-2.0, -1.0, 0.0, 3.0])
+    >>> found = advantage_diagnostics(rewards, advantages, tail_fraction=0.5, budget=8)
+    >>> float(found["tail/mean"]), float(found["advantage/nonzero_frac"])
+    (4.5, 0.75)
   """
   rewards, advantages = jnp.asarray(rewards), jnp.asarray(advantages)
   if rewards.shape != advantages.shape or rewards.ndim < 1:

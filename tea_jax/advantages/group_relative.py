@@ -29,6 +29,10 @@ def grpo(*, normalize: bool = False, ddof: int = 0, epsilon: float = 1e-8) -> Gr
   Raises:
     ValueError: if `ddof` is not 0 or 1, or `epsilon` is negative.
 
+  Example:
+    >>> print(grpo()(jnp.array([1.0, 2.0, 3.0, 6.0])))
+    [-2. -1.  0.  3.]
+
   Source: arXiv 2605.10716, eqs. 19, 20.
   """
   check_standardization(ddof, epsilon)
@@ -52,6 +56,10 @@ def rloo() -> GroupRule:
 
   A_i = r_i - mean_{j != i} r_j = m/(m-1) (r_i - mean(r)).
 
+  Example:
+    >>> print(rloo()(jnp.array([0.0, 3.0, 3.0, 6.0])))
+    [-4.  0.  0.  4.]
+
   Source: arXiv 2402.14740, section 3 (the estimator of Kool et al., 2019).
   """
 
@@ -68,6 +76,10 @@ def bon_max_mean() -> GroupRule:
 
   Ties at the top: the first in the group. Not an unbiased estimator of a known objective.
 
+  Example:
+    >>> print(bon_max_mean()(jnp.array([1.0, 2.0, 3.0, 6.0])))
+    [0. 0. 0. 3.]
+
   Source: arXiv 2605.10716, eq. 21 (after arXiv 2510.23393).
   """
 
@@ -83,6 +95,10 @@ def bon_max_second() -> GroupRule:
 
   sum_i A_i score_i is an exactly unbiased gradient of E[max of m]; under a trainer that averages
   over rollouts it is that gradient times 1/m. A tie at the top gives 0.
+
+  Example:
+    >>> print(bon_max_second()(jnp.array([1.0, 2.0, 3.0, 5.0])))
+    [0. 0. 0. 2.]
 
   Source: arXiv 2605.10716, eq. 22 (after arXiv 2510.23393).
   """

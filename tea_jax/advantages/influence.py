@@ -47,6 +47,10 @@ def best_of_n_oracle(*, budget: int = 128, scaled: bool = True) -> GroupRule:
   Raises:
     ValueError: if `budget` is less than 1.
 
+  Example:
+    >>> print(best_of_n_oracle(budget=2)(jnp.array([1.0, 2.0, 3.0, 6.0])))
+    [-2.  -1.5 -0.5  4. ]
+
   Source: arXiv 2605.10716, section 4.6.
   """
   if budget != int(budget) or budget < 1:
@@ -85,6 +89,11 @@ def tail_influence(
 
   Raises:
     ValueError: if `budget` is too small to extrapolate.
+
+  Example:
+    >>> rewards = jnp.array([0.0, 0.0, 1.0, 1.0, 2.0, 4.0, 5.0, 8.0])
+    >>> [f"{a:.2f}" for a in tail_influence(budget=16)(rewards)[-3:]]
+    ['-1.42', '-1.25', '9.86']
   """
   check_tail(tail_fraction, budget, scale_floor)
 
@@ -137,6 +146,10 @@ def blended_influence(
 
   Raises:
     ValueError: if `budget` is too small to extrapolate, or an argument out of range.
+
+  Example:
+    >>> [f"{a:.2f}" for a in blended_influence(budget=8)(jnp.arange(4.0))]
+    ['-0.68', '-0.65', '-0.35', '1.68']
 
   Source: own; the oracle is that of arXiv 2605.10716, section 4.6. Evidence:
   `experiments/oracle_alignment.py --synthetic`.

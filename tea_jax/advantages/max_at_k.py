@@ -48,6 +48,10 @@ def max_at_k(
     ValueError: if `k` is not a positive integer, or 1 with `leave_one_out` (that is `rloo`), or,
       at the call, if k exceeds the number of rollouts.
 
+  Example:
+    >>> print(max_at_k(k=2, normalize=False)(jnp.array([0.0, 3.0, 6.0])))  # 3 pairs
+    [3. 3. 4.]
+
   Source: arXiv 2510.23393, eq. 9 and appendix A; arXiv 2605.10716, eqs. 23, 24.
   """
   if k is not None and (k != int(k) or k < 1):

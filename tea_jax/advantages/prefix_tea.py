@@ -48,6 +48,11 @@ def prefix_tea(
     ValueError: if `budget` is too small to extrapolate, or, at the call, the group too small for
       its prefixes.
 
+  Example:
+    >>> rule = prefix_tea(order=1, fractions=(0.5, 1.0), shuffle=False)
+    >>> print(rule(jnp.arange(16.0)))  # prefixes of 8 and 16, weights -1 and 2
+    [-1. -1. -1. -1. -1. -1. -1. -9. -1. -1. -1. -1. -1. -1. -1. 23.]
+
   Source: arXiv 2605.10716, eqs. 17, 18, 112-116.
   """
   plan = _Plan(
@@ -101,6 +106,11 @@ def subset_tea(
   Raises:
     ValueError: if `budget` is too small to extrapolate, `num_orders` < 1, or, at the call, the
       group too small for its subsets.
+
+  Example:
+    >>> rule, rewards = subset_tea(num_orders=4), jnp.arange(16.0)
+    >>> rule(rewards, key=jax.random.key(0)).shape
+    (16,)
   """
   plan = _Plan(
     tail_fraction, budget, order, tuple(fractions), objective, positive_part, scale_floor

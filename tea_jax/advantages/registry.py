@@ -53,7 +53,12 @@ def register_advantage(name: str) -> Callable[[Callable[..., Any]], Callable[...
 
 
 def available_advantages() -> tuple[str, ...]:
-  """Names of all registered rules, sorted."""
+  """Names of all registered rules, sorted.
+
+  Example:
+    >>> "tea" in available_advantages()
+    True
+  """
   return tuple(sorted(_REGISTRY))
 
 
@@ -83,6 +88,10 @@ def make_advantage(name: str, **arguments: Any) -> GroupRule:
   Raises:
     ValueError: for an unknown name or argument (the message lists what exists), or a value that
       the rule refuses.
+
+  Example:
+    >>> make_advantage("rloo")
+    rloo()
   """
   return AdvantageSpec(name, arguments).build()
 

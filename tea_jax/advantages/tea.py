@@ -40,6 +40,10 @@ def tea(
   Raises:
     ValueError: if `budget` is too small to extrapolate.
 
+  Example:
+    >>> print(tea(tail_fraction=0.25, budget=128)(jnp.arange(8.0)))
+    [-0.5 -0.5 -0.5 -0.5 -0.5 -0.5 -0.5  3.5]
+
   Source: arXiv 2605.10716, eqs. 10, 11, 15, 16.
   """
   check_tail(tail_fraction, budget, scale_floor)

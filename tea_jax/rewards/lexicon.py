@@ -101,7 +101,9 @@ class LexiconReward:
 
   Example:
     >>> reward = LexiconReward()
-    >>> reward(["The film"], [" was a warm and funny surprise, and we left the cinema happy."])
+    >>> scores = reward(["The film"] * 2, [" was warm and funny, a happy surprise.", " was awful."])
+    >>> bool(scores[0] > scores[1])
+    True
   """
 
   name = "lexicon"

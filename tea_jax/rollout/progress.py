@@ -81,8 +81,8 @@ def progress_bar(console: Console | None = None) -> Iterator[Callable[[Progress]
   """A terminal bar of the rollouts of one call of `RolloutEngine.generate`.
 
   Example:
-    >>> with progress_bar() as bar:
-    ...   engine.generate(params, prompts, key=key, num_rollouts=16, progress=bar)
+    with progress_bar() as bar:
+      engine.generate(params, prompts, key=key, num_rollouts=16, progress=bar)
 
   Args:
     console: where to draw; the terminal's standard error by default.

@@ -95,8 +95,9 @@ def scaling_law_search(
     law, tail_fraction, coefficient: of `predict_best_of_n`.
 
   Example:
-    >>> source = TwoLevelGaussian(num_prompts=100, seed=0)
-    >>> scaling_law_search(source, 300).best_reward.mean()
+    >>> source = tea_jax.scaling.TwoLevelGaussian(num_prompts=100, seed=0)
+    >>> scaling_law_search(source, 300).best_reward.shape
+    (100,)
 
   Source: arXiv 2602.01485, Algorithm 1, and its released code.
   """

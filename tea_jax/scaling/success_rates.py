@@ -78,7 +78,7 @@ def predict_pass_at_n(
 
   Example:
     >>> predict_pass_at_n(np.array([0, 1, 3, 8]), 8, (8, 64)).mean(axis=0)
-    array([0.75      , 0.92...])
+    array([0.75     , 0.8594...])
   """
   successes, trials = _checked(successes, trials)
   for budget in budgets:

@@ -34,6 +34,11 @@ class TailConstants(NamedTuple):
     expected_maximum: c_N, the expected maximum of `budget` independent draws.
     curvature: kappa = (c_N - lambda) / sqrt(delta): how many standard deviations of the tail lie
       between the mean of the tail and the expected maximum. Positive.
+
+  Example:
+    >>> quantile, mills_ratio, *_ = tail_constants(0.25, 128)
+    >>> round(quantile, 4), round(mills_ratio, 4)
+    (0.6745, 1.2711)
   """
 
   quantile: float
@@ -87,6 +92,10 @@ def expected_maximum(budget: int) -> float:
 
   Returns:
     c_N; 0 for a single draw.
+
+  Example:
+    >>> expected_maximum(2)  # 1 / sqrt(pi)
+    0.56418958354775...
   """
   check_budget(budget)
   if budget == 1:
@@ -111,6 +120,10 @@ def minimum_budget(tail_fraction: float) -> int:
 
   Returns:
     The smallest N with c_N > lambda, that is with a positive curvature.
+
+  Example:
+    >>> minimum_budget(0.25)
+    7
   """
   check_tail_fraction(tail_fraction)
   _, mills_ratio = _mills_ratio(float(tail_fraction))
@@ -158,6 +171,10 @@ def tail_constants(tail_fraction: float, budget: int) -> TailConstants:
   Raises:
     ValueError: if `tail_fraction` is outside its range or `budget` too small to extrapolate; the
       message names the smallest budget that works.
+
+  Example:
+    >>> round(tail_constants(0.25, 128).expected_maximum, 4)
+    2.5946
 
   Source: arXiv 2605.10716, Lemma 1.
   """

@@ -67,6 +67,12 @@ def direct_gradient(
   Returns:
     `[d]`; bias O(1/m), variance O(1/m).
 
+  Example:
+    >>> rewards = jnp.arange(8.0)
+    >>> scores = jnp.stack([jnp.ones(8), rewards], axis=1)
+    >>> print(direct_gradient(rewards, scores, tail_fraction=0.25, budget=128))
+    [0.5 3.5]
+
   Source: arXiv 2605.10716, eq. 10 and 11.
   """
   rewards, scores = _check_group(rewards, scores)
@@ -103,6 +109,12 @@ def cross_fitted_gradient(
 
   Raises:
     ValueError: if m is odd.
+
+  Example:
+    >>> rewards = jnp.array([0.0, 1.0, 0.0, 1.0, 0.0, 2.0, 0.0, 1.0])
+    >>> scores = jnp.ones((8, 1))
+    >>> print(cross_fitted_gradient(rewards, scores, tail_fraction=0.5, budget=8).shape)
+    (1,)
 
   Source: arXiv 2605.10716, eq. 104.
   """
@@ -145,6 +157,12 @@ def prefix_gradient(
 
   Raises:
     ValueError: if m is odd or too small for the prefixes.
+
+  Example:
+    >>> rewards = jax.random.normal(jax.random.key(0), (64,))
+    >>> scores = jnp.stack([jnp.sin(rewards), jnp.cos(rewards)], axis=1)
+    >>> prefix_gradient(rewards, scores, tail_fraction=0.25, budget=128).shape
+    (2,)
 
   Source: arXiv 2605.10716, Theorem 2, eq. 123 and 124.
   """
@@ -215,6 +233,13 @@ def subset_averaged_gradient(
 
   Raises:
     ValueError: if m is too small for the subsets, or `num_orders` < 1.
+
+  Example:
+    >>> rewards = jax.random.normal(jax.random.key(0), (64,))
+    >>> scores = jnp.stack([jnp.sin(rewards), jnp.cos(rewards)], axis=1)
+    >>> setting = {"tail_fraction": 0.25, "budget": 128, "key": jax.random.key(1)}
+    >>> subset_averaged_gradient(rewards, scores, **setting).shape
+    (2,)
   """
   rewards, scores = _check_group(rewards, scores)
   num_rollouts = rewards.shape[0]

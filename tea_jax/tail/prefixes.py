@@ -58,6 +58,10 @@ def compatible_prefixes(
     ValueError: if the fractions are not increasing in (0, 1], or the group too small for distinct
       prefixes; the message names the next group size that works.
 
+  Example:
+    >>> compatible_prefixes(64, 0.25)
+    (16, 32, 48, 64)
+
   Source: arXiv 2605.10716, eq. 112-115.
   """
   shares = tuple(Fraction(fraction).limit_denominator(10**6) for fraction in fractions)
@@ -139,6 +143,10 @@ def cancellation_weights(
 
   Raises:
     ValueError: if sizes, order or objective are not legal.
+
+  Example:
+    >>> print(cancellation_weights((8, 16), 1))  # sum 1, and 1/n cancels: -1/8 + 2/16 = 0
+    [-1.  2.]
 
   Source: arXiv 2605.10716, eq. 116 (objective "norm").
   """

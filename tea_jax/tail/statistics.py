@@ -29,6 +29,11 @@ class TailVector(NamedTuple):
     threshold: `[...]` the k-th largest reward.
     mean: `[...]` mean of the k largest.
     scale: `[...]` population (1/k) standard deviation of the k largest, positive.
+
+  Example:
+    >>> tail = TailVector(threshold=6.0, mean=6.5, scale=0.5)
+    >>> tail.mean - tail.threshold
+    0.5
   """
 
   threshold: Float[Array, "*batch"]
@@ -51,6 +56,10 @@ def tail_count(num_rollouts: int, tail_fraction: float) -> int:
 
   Returns:
     k; 3 for 0.1 of 30, where floating point gives 4.
+
+  Example:
+    >>> tail_count(30, 0.1)
+    3
   """
   if num_rollouts < 1:
     raise ValueError(f"num_rollouts={num_rollouts} is an empty group; at least 1 is needed.")
@@ -151,6 +160,11 @@ def tail_vector(
   Raises:
     ValueError: if there is no group axis, or `tail_fraction` or `scale_floor` out of range.
 
+  Example:
+    >>> threshold, mean, scale = tail_vector(jnp.arange(8.0), 0.25)
+    >>> float(threshold), float(mean), float(scale)
+    (6.0, 6.5, 0.5)
+
   Source: arXiv 2605.10716, eq. 10.
   """
   rewards = as_rewards(rewards)
@@ -181,6 +195,11 @@ def invert_tail(
 
   Returns:
     `(loc, scale)`, each `[...]`, in units of reward.
+
+  Example:
+    >>> loc, scale = invert_tail(tail_vector(jnp.arange(8.0), 0.25), 0.25)
+    >>> print(f"{loc:.3f} {scale:.3f}")
+    5.207 1.017
 
   Source: arXiv 2605.10716, Section 3 (the population identities of a Gaussian tail, inverted).
   """
