@@ -113,7 +113,15 @@ def test_every_table_stands_in_a_page():
   assert {name for text in PAGES.values() for name in names_in(text)} == set(TABLES)
 
 
-@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if blocks(text, "python")])
+def pages_with_examples():
+  """Those that train are slow."""
+  for page, text in PAGES.items():
+    code = "".join(blocks(text, "python"))
+    if code:
+      yield pytest.param(page, marks=[pytest.mark.slow] if " train(" in code else [])
+
+
+@pytest.mark.parametrize("page", pages_with_examples())
 def test_examples_of_a_page_run(page, at_work):
   names: dict = {}
   for code in blocks(PAGES[page], "python"):
