@@ -48,16 +48,22 @@ class Flags:
   concurrency: int = 4
 
 
-def main(arguments: list[str] | None = None) -> int:
-  return command.run(lambda: work(sys.argv[1:] if arguments is None else arguments))
-
-
-def work(arguments: list[str]) -> None:
+def parse(arguments: list[str]) -> tuple[list[str], Flags]:
+  """`([policy's folder, baseline's folder], flags)`."""
   split = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
   folders = arguments[:split]
   flags = tyro.cli(Flags, args=arguments[split:], description=__doc__)
   if len(folders) != 2:
     raise ValueError("name two folders of records, the policy's and its baseline's")
+  return folders, flags
+
+
+def main(arguments: list[str] | None = None) -> int:
+  return command.run(lambda: work(sys.argv[1:] if arguments is None else arguments))
+
+
+def work(arguments: list[str]) -> None:
+  folders, flags = parse(arguments)
   if flags.url is None:
     judge = PolicyJudge(load_policy(flags.model), flags.model)
   else:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 import pathlib
 import re
 import shlex
@@ -166,7 +167,9 @@ def test_flags_that_are_named_exist(page):
   scripts = [importlib.import_module(f"experiments.{path.stem}") for path in script_files()]
   kinds = [RunConfig, *(script.Flags for script in scripts if hasattr(script, "Flags"))]
   known = set().union(*map(flags_of, kinds)) | {"--preset", "--config", "--dry-run", "--help"}
-  known |= {"--check", "--rules", "--seeds", "--no-deps"}
+  rules = map(registry.advantage_factory, tea_jax.available_advantages())
+  known |= {f"--advantage.{name}" for rule in rules for name in inspect.signature(rule).parameters}
+  known |= {"--advantage.name", "--advantage.margin", "--check", "--rules", "--seeds", "--no-deps"}
   for code in re.findall(r"`([^`\n]+)`", text):
     for flag in re.findall(r"(?<!\S)--[a-z][\w.*-]*", code):
       assert flag in known, flag
