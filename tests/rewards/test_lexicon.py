@@ -169,9 +169,9 @@ def test_batch_of_a_step_is_scored_well_under_a_second():
   rng = np.random.default_rng(0)
   words = (WARM + NEUTRAL + DARK).split()
   texts = [" ".join(rng.permutation(words)[:20]) for _ in range(2048)]
-  start = time.perf_counter()
+  start = time.process_time()
   call_reward(make_reward("lexicon"), [""] * len(texts), texts)
-  assert time.perf_counter() - start < 2.0  # 0.25 s on an idle core
+  assert time.process_time() - start < 2.0  # 0.25 s
 
 
 @pytest.mark.parametrize(
