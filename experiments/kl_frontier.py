@@ -59,7 +59,7 @@ def main(flags: Flags) -> None:
   ran = shlex.join(["python", "-m", "experiments.kl_frontier", *sys.argv[1:]])
   write_frontier(flags.output, results, config, command=ran, figures=flags.figures)
   print(f"Share of the attainable gain, %, at KL {config.targets}:\n")
-  print(share_table(results, config.targets))
+  print(share_table(results, config))
   print("\nGroups a step until signal equals noise:\n")
   print(noise_table(results))
   print(f"\nWrote {flags.output / 'report.md'}")

@@ -13,6 +13,7 @@ import numpy as np
 from tea_jax.evaluation.bootstrap import seed_interval
 from tea_jax.evaluation.report_tables import markdown_table
 from tea_jax.studies.alignment.estimators import PUBLISHED_ALIGNMENT, PUBLISHED_SIZES
+from tea_jax.studies.kl_frontier.report import load_frontier, noise_table, share_table
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 BUDGETS = (1, 8, 64, 128)
@@ -249,6 +250,15 @@ ESTIMATORS = {
   "subset_averaged": "subset-averaged, 16 orders",
 }
 
+
+def kl_frontier_share() -> str:
+  return share_table(*load_frontier(RESULTS / "kl_frontier" / "results.json"))
+
+
+def kl_frontier_noise() -> str:
+  return noise_table(load_frontier(RESULTS / "kl_frontier" / "results.json")[0])
+
+
 TABLES: dict[str, Callable[[], str]] = {
   function.__name__: function
   for function in (
@@ -265,5 +275,7 @@ TABLES: dict[str, Callable[[], str]] = {
     synthetic_alignment,
     shapes,
     synthetic_diagnostic,
+    kl_frontier_share,
+    kl_frontier_noise,
   )
 }

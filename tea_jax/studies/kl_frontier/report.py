@@ -22,12 +22,12 @@ Results = Mapping[str, WorldResult]
 _SHOWN_KL = 2.0
 
 
-def share_table(results: Results, targets: tuple[float, ...]) -> str:
-  """Share of the attainable gain in best-of-N, %, at each KL of `targets`; a column a world."""
+def share_table(results: Results, config: FrontierConfig) -> str:
+  """Share of the attainable gain in best-of-N, %, at each of the config's targets, by world."""
   header = ["rule", *results]
   rows = []
   for rule in _rules(results):
-    shares = [[world.share(rule, kl) for kl in targets] for world in results.values()]
+    shares = [[world.share(rule, kl) for kl in config.targets] for world in results.values()]
     rows.append([f"`{rule}`", *(" / ".join(map(_percent, row)) for row in shares)])
   return markdown_table(header, rows)
 
@@ -54,7 +54,7 @@ def report_text(results: Results, config: FrontierConfig, command: str) -> str:
       "grid of KL coefficients; KL and best-of-N are computed exactly. The ceiling is the largest "
       f"best-of-{budget} that any policy of the world has at that KL.",
       f"## Share of the attainable gain in best-of-{budget}, %, at KL {targets}",
-      share_table(results, config.targets),
+      share_table(results, config),
       "A dash: no coefficient of the grid leads there, or the equilibrium jumps across.",
       f"## Groups of {config.num_rollouts} a step until signal equals noise",
       noise_table(results),
