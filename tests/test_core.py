@@ -1,12 +1,14 @@
 """What `pip install tea-jax` alone must be enough for, beside any trainer."""
 
 import importlib.metadata
+import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
 
+ROOT = pathlib.Path(__file__).parent.parent
 CORE = ("jax", "numpy", "scipy", "chex", "jaxtyping")
 IMPORTED = (
   "tea_jax",
@@ -39,7 +41,9 @@ def closure(distributions) -> set[str]:
 def run_without(modules, code: str) -> str:
   """What a fresh interpreter prints in which `modules` are as if not installed."""
   block = f"import sys; sys.modules.update(dict.fromkeys({sorted(modules)!r}))\n"
-  done = subprocess.run([sys.executable, "-c", block + code], capture_output=True, text=True)
+  done = subprocess.run(
+    [sys.executable, "-c", block + code], cwd=ROOT, capture_output=True, text=True
+  )
   assert done.returncode == 0, done.stderr
   return done.stdout.strip()
 

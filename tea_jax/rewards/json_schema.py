@@ -69,6 +69,7 @@ def _validator(validator_class: Any, rules: Any) -> Any:
   import jsonschema_specifications
   import referencing
   import referencing.exceptions
+  import referencing.jsonschema
 
   def unique_items(validator: Any, wanted: Any, instance: Any, schema: Any) -> Any:
     if wanted and validator.is_type(instance, "array"):

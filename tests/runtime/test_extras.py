@@ -1,3 +1,4 @@
+import pathlib
 import subprocess
 import sys
 
@@ -21,7 +22,8 @@ def test_other_errors_pass_through():
 def test_script_without_the_train_extra_says_so_in_one_line(package):
   code = f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv[1:] = ['--help']; "
   code += "runpy.run_module('experiments.train', run_name='__main__')"
-  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+  root = pathlib.Path(__file__).parents[2]
+  done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
   assert done.returncode == 1
   assert done.stderr == (
     f"error: a script of experiments needs {package}, which is not installed: "

@@ -206,7 +206,7 @@ def test_interrupted_save_leaves_the_old_folder_whole(tmp_path, monkeypatch):
   def fail(*_, **__):
     raise OSError("disk full")
 
-  monkeypatch.setattr(hf, "_write_json", fail)
+  monkeypatch.setattr(huggingface, "_write_json", fail)
   with pytest.raises(OSError, match="disk full"):
     huggingface.save_pretrained(target, config, params)
   assert os.listdir(tmp_path) == ["model"]
