@@ -100,8 +100,10 @@ def make_advantage(name: str, **arguments: Any) -> GroupRule:
 class AdvantageSpec:
   """An advantage rule by name, and those of its arguments that differ from its defaults.
 
-    AdvantageSpec("tea", {"budget": 256}).build()
-    AdvantageSpec.parse("tea:budget=256").build()
+  Example:
+    >>> spec = AdvantageSpec.parse("tea:budget=256")
+    >>> spec == AdvantageSpec("tea", {"budget": 256}), spec.build().parameters["budget"]
+    (True, 256)
 
   Attributes:
     name: one of `available_advantages()`, or the user's `file.py:factory`, `module:factory`.

@@ -37,7 +37,8 @@ def alignment_coefficient(train_budget: float, test_budget: float) -> float:
     ValueError: if a budget is below 1 or not finite.
 
   Example:
-    >>> alignment_coefficient(64, 32), alignment_coefficient(16, 32)  # 0.934388, 0.934335
+    >>> round(alignment_coefficient(64, 32), 6), round(alignment_coefficient(16, 32), 6)
+    (0.934388, 0.934335)
   """
   for name, budget in (("train_budget", train_budget), ("test_budget", test_budget)):
     if not 1 <= budget < math.inf:
@@ -56,7 +57,8 @@ def crossover_budget(small: float, large: float) -> float:
     ValueError: unless 1 <= small < large.
 
   Example:
-    >>> [crossover_budget(n, 4 * n) for n in (1, 4, 16)]  # 1.9073, 7.9804, 31.9952
+    >>> [round(crossover_budget(n, 4 * n), 4) for n in (1, 4, 16)]
+    [1.9073, 7.9804, 31.9952]
   """
   if not 1 <= small < large < math.inf:
     raise ValueError(f"small={small} and large={large} must satisfy 1 <= small < large")

@@ -25,8 +25,9 @@ def best_of_n(budget: int) -> Strategy:
     ValueError: if the budget is not a positive integer.
 
   Example:
-    >>> strategy = best_of_n(64)
-    >>> strategy.weight(log_own, log_below)  # 64 q^63, q the share of rewards strictly below
+    >>> log_own, log_below = jnp.log(0.01), jnp.log(0.98)
+    >>> print(f"{best_of_n(64).weight(log_own, log_below):.3f}")  # 64 * 0.98^63
+    17.924
 
   Source: arXiv 2604.24957, Table 1, eq. 58, section B.3.
   """

@@ -33,9 +33,11 @@ class Strategy(abc.ABC):
     budget: N.
 
   Example:
-    >>> strategy = pass_at_n(16)
-    >>> strategy.weight(jnp.log(0.01))  # S'(p) = 16 * 0.99^15
-    >>> jax.grad(strategy.loss)(-80.0)  # -1: a sample that is never right learns as under NLL
+    >>> strategy = tea_jax.strategies.pass_at_n(16)
+    >>> print(f"{strategy.weight(jnp.log(0.01)):.3f}")  # S'(p) = 16 * 0.99^15
+    13.761
+    >>> print(jax.grad(strategy.loss)(-80.0))  # a sample that is never right learns as under NLL
+    -1.0
   """
 
   budget: int
