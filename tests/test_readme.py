@@ -202,9 +202,13 @@ def test_every_script_is_in_the_table(page):
 
 
 @pytest.mark.parametrize("page", ["README.md", "tea_jax/advantages/README.md"])
-def test_every_rule_is_in_the_table(page):
-  for name in tea_jax.available_advantages():
-    assert f"`{name}`" in PAGES[page], name
+def test_every_rule_of_the_table_exists(page):
+  table = PAGES[page].split("| rule |")[1].split("\n\n")[0]
+  first = [row.split("|")[1] for row in table.splitlines()[2:]]
+  names = re.findall(r"`(\w+)`", " ".join(first))
+  assert len(names) > 10
+  for name in names:
+    assert name in tea_jax.available_advantages(), name
 
 
 def test_every_room_is_in_the_readme():
