@@ -115,11 +115,13 @@ def test_every_table_stands_in_a_page():
 
 
 def pages_with_examples():
-  """Those that train are slow."""
+  """Those that sample or train are slow."""
   for page, text in PAGES.items():
     code = "".join(blocks(text, "python"))
     if code:
-      yield pytest.param(page, marks=[pytest.mark.slow] if " train(" in code else [])
+      yield pytest.param(
+        page, marks=[pytest.mark.slow] if re.search(r" train\(|\.generate\(", code) else []
+      )
 
 
 @pytest.mark.parametrize("page", pages_with_examples())
