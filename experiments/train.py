@@ -15,6 +15,7 @@ import yaml
 from experiments import command
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.weights import huggingface
+from tea_jax.runs.card import write_model_card
 from tea_jax.runs.config import RunConfig, load_config, to_dict
 from tea_jax.runs.flags import parse as parse_flags
 from tea_jax.runs.presets import PRESETS, get_preset
@@ -90,6 +91,7 @@ def work(arguments: list[str]) -> None:
 
   enable_compilation_cache()
   result = train(config)
+  write_model_card(result.policy_folder, config)
   with contextlib.suppress(ModuleNotFoundError):  # figures need tea-jax[plots]
     draw_curves(result.run_folder)
   last = result.metrics[-1]

@@ -68,6 +68,8 @@ def test_a_run_from_the_command_line(tmp_path, capsys):
   reward += ["--reward.options", '{"length": {"minimum": 3, "maximum": 5}}']
   assert train.main([*_flags(tmp_path, 2), *reward]) == 0
   assert (tmp_path / "run" / "policy" / "config.json").exists()
+  assert "| rewards | length |" in (tmp_path / "run" / "policy" / "README.md").read_text()
+  assert (tmp_path / "run" / "curves.png").exists()
   assert "reward" in capsys.readouterr().out
 
 
