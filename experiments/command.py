@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tea_jax.runs.checkpoints import CheckpointError
+from tea_jax.runtime.secrets import printable, public_text
 
 MISTAKES = (
   ValueError,
@@ -37,13 +38,17 @@ def labelled(words: Sequence[str]) -> dict[str, str]:
   A word that is a path is a name, whatever signs are in it.
 
   Raises:
-    ValueError: if two words have the same label.
+    ValueError: if two words have the same label, or one that is no name of a folder.
   """
   found: dict[str, str] = {}
   for word in words:
     label, separator, name = word.partition("=")
     if not separator or pathlib.Path(word).exists():
       label, name = pathlib.Path(word).name, word
+    if not label or label in (".", "..") or any(c in label for c in "/\\\0"):
+      raise ValueError(
+        f"the label {label!r} of {word!r} is no name of a folder; write label=name, without slashes"
+      )
     if label in found:
       raise ValueError(f"two are called '{label}' ({found[label]} and {name}); write label=name")
     found[label] = name
@@ -57,7 +62,8 @@ def run(work: Callable[[], object]) -> int:
   try:
     work()
   except MISTAKES as error:
-    print(f"error: {error}", file=sys.stderr)
+    text = printable(public_text(str(error))) or type(error).__name__
+    print(f"error: {text}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print("stopped; the same command goes on from here", file=sys.stderr)

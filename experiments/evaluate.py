@@ -12,11 +12,10 @@ import dataclasses
 import pathlib
 import sys
 
-import jax
 import tyro
 import yaml
 
-from experiments import command
+from experiments import command, train
 from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy, prompts_of_a_call
 from tea_jax.evaluation.identity import evaluation_spec
 from tea_jax.evaluation.records import Records
@@ -28,8 +27,10 @@ from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.runs import build
 from tea_jax.runs import groups as groups
 from tea_jax.runs.config import RunConfig, load_groups, to_dict
+from tea_jax.runs.own_code import check_own_code
 from tea_jax.runs.presets import get_preset
 from tea_jax.runtime.compilation import enable_compilation_cache
+from tea_jax.runtime.keys import make_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,10 @@ def parse(arguments: list[str]) -> tuple[dict[str, list[str]], Flags, bool]:
   known, arguments = command.first_flags(arguments)
   split = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
   labelled = command.labelled(arguments[:split])
-  policies = {label: names.split(",") for label, names in labelled.items()}
+  policies = {
+    label: [names] if pathlib.Path(names).exists() else names.split(",")
+    for label, names in labelled.items()
+  }
   folders = [pathlib.Path(name) for names in policies.values() for name in names]
   names = [f.name for f in dataclasses.fields(Flags) if f.name in RunConfig.__dataclass_fields__]
   stored = [f / "config.yaml" for f in folders if (f / "config.yaml").is_file()]
@@ -72,26 +76,38 @@ def parse(arguments: list[str]) -> tuple[dict[str, list[str]], Flags, bool]:
     shared = load_groups(stored[0], names)
   about = f"{__doc__}\nAlso: --preset NAME for its defaults, and --dry-run, which only prints them."
   flags = tyro.cli(Flags, args=arguments[split:], default=Flags(**shared), description=about)
+  if stored and not known.preset:
+    check_own_code(flags.reward, flags.data, stored[0].parent, said=arguments[split:])
   if not policies:
     raise ValueError("name at least one policy, e.g. base=smollm2-135m-instruct")
   return policies, flags, known.dry_run
 
 
+def check_policy(name: str) -> None:
+  """Refuses a policy that is not there or not readable, before any is sampled."""
+  train.model_config(_finished(name))
+
+
+def _finished(name: str) -> str:
+  """What is loaded for a name: of a run folder, its finished policy."""
+  folder = pathlib.Path(name)
+  if not (folder / "config.yaml").is_file():
+    return name
+  if not (folder / "policy").is_dir():
+    raise ValueError(f"{name} holds no finished policy; let its run end first")
+  return str(folder / "policy")
+
+
 def load(name: str, flags: Flags) -> Policy:
   """The policy behind a name; of a run folder, the finished one."""
-  folder = pathlib.Path(name)
-  if (folder / "config.yaml").is_file():
-    if not (folder / "policy").is_dir():
-      raise ValueError(f"{name} holds no finished policy; let its run end first")
-    name = str(folder / "policy")
-  model = dataclasses.replace(flags.model, name=name)
+  model = dataclasses.replace(flags.model, name=_finished(name))
   return build.load_run_policy(RunConfig(model=model, mesh=flags.mesh))
 
 
 def evaluate(label: str, policy: Policy, flags: Flags, splits: build.Splits, reward) -> Records:
   """Records of one policy."""
   options = flags.evaluation
-  prompts = build.encode(splits["test"][: options.num_prompts], policy, flags.data)
+  prompts = build.encode(splits["test"][: options.num_prompts], policy, flags.data, flags.sampling)
   names = ("temperature", "top_k", "top_p", "min_p", "max_completion_length")
   sampling = {name: getattr(flags.sampling, name) for name in names}
   engine = RolloutEngine(
@@ -109,7 +125,7 @@ def evaluate(label: str, policy: Policy, flags: Flags, splits: build.Splits, rew
     engine,
     policy.params,
     prompts,
-    key=jax.random.key(options.seed),
+    key=make_key(options.seed),
     num_samples=options.num_samples,
     prompts_per_call=prompts_per_call,
     rollouts_per_call=flags.sampling.num_rollouts,
@@ -143,6 +159,8 @@ def work(arguments: list[str]) -> None:
     print(yaml.safe_dump({"policies": policies} | to_dict(flags), sort_keys=False), end="")
     return
   enable_compilation_cache()
+  for name in (name for names in policies.values() for name in names):
+    check_policy(name)
   splits = build.load_splits(flags.data)
   reward = build.make_run_reward(RunConfig(reward=flags.reward))
   runs: dict[str, list[Records]] = {}

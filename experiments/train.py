@@ -65,6 +65,8 @@ def model_config(name: str) -> ModelConfig:
     return (
       gguf.config_from_gguf(GgufFile(path)) if path.is_file() else huggingface.read_config(path)[0]
     )
+  if name.count("/") != 1 or pathlib.Path(name.partition("/")[0]).is_dir():
+    load.resolve(name)  # raises: neither local nor a hub id
   from huggingface_hub import hf_hub_download
 
   try:

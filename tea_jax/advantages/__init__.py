@@ -18,6 +18,7 @@ from tea_jax.advantages.registry import (
 )
 from tea_jax.advantages.rule import AdvantageRule, GroupRule
 from tea_jax.advantages.tea import tea
+from tea_jax.advantages.tied_tea import tied_tea
 
 __all__ = [
   "AdvantageRule",
@@ -42,4 +43,5 @@ __all__ = [
   "subset_tea",
   "tail_influence",
   "tea",
+  "tied_tea",
 ]

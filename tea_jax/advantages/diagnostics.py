@@ -21,6 +21,8 @@ def advantage_diagnostics(
   """Means over the groups of a batch, as scalars by the name under which they are logged.
 
   tail/{threshold, mean, scale}: the groups' tail vectors.
+  tail/tied_frac: share of groups with unequal rewards whose whole tail is one reward, so that rules
+    of the tail cannot tell its rollouts apart.
   predicted_best_of_budget: extrapolated expected best of `budget`, mu + kappa sigma.
   effective_rollouts: (sum |A|)^2 / sum A^2, how many rollouts carry the update; over groups with
     any advantage. 1 if one rollout has it all, m if all have as much.
@@ -63,6 +65,8 @@ def advantage_diagnostics(
   vector = tail.tail_vector(rewards, tail_fraction, where=None if where is None else counts)
   value = tail.best_of_n_value(vector, tail_fraction=tail_fraction, budget=budget)
 
+  highest = jnp.max(rewards, -1, initial=-jnp.inf, where=counts)
+  lowest = jnp.min(rewards, -1, initial=jnp.inf, where=counts)
   largest = jnp.max(jnp.abs(advantages), -1)
   nonzero = largest > 0
   unit = jnp.abs(advantages) / jnp.where(nonzero, largest, 1)[..., None]
@@ -75,6 +79,7 @@ def advantage_diagnostics(
     "tail/threshold": _mean(vector.threshold, any_rollout),
     "tail/mean": _mean(vector.mean, any_rollout),
     "tail/scale": _mean(vector.scale, any_rollout),
+    "tail/tied_frac": jnp.mean((highest <= vector.threshold) & (lowest < highest), dtype=dtype),
     "predicted_best_of_budget": _mean(value, any_rollout),
     "effective_rollouts": _mean(effective, nonzero),
     "advantage/mean": mean,

@@ -166,7 +166,7 @@ def blended_influence(
     )
     of_tail = tail.tail_influence(group.rewards, vector, tail_fraction=tail_fraction, budget=budget)
     gaussian = centre(of_tail, group) + centre(_group_influence(group, budget, scale_floor), group)
-    resampled = centre(_resampled_influence(group, budget), group)
+    resampled = centre(resampled_influence(group, budget), group)
     return resampling_weight * resampled + (1 - resampling_weight) / 2 * gaussian
 
   return GroupRule(
@@ -192,7 +192,7 @@ def _log_shares(group: Group) -> Array:
   return jnp.where(missing < 1, jnp.log1p(-jnp.minimum(missing, 1 - 1e-6)), 0)
 
 
-def _resampled_influence(group: Group, budget: int) -> Array:
+def resampled_influence(group: Group, budget: int) -> Array:
   """N (E max(r, M_{N-1}) - E max(r_(1), M_{N-1})) under the Bayesian bootstrap of the group."""
   ascending, order = sort_rewards(group.rewards)
   below = np.arange(1, ascending.shape[-1] + 1)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from tea_jax.runtime.keys import threefry
+
 
 @dataclasses.dataclass(frozen=True)
 class IteratorState:
@@ -45,7 +47,7 @@ class PromptIterator:
     self.num_prompts = num_prompts
     self.batch_size = batch_size
     self.state = state or IteratorState()
-    self._key = key
+    self._key = threefry(key)
     self._order: tuple[int, np.ndarray] | None = None
 
   def __iter__(self) -> PromptIterator:

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tea_jax.data import tasks
-from tea_jax.rewards import load_object
+from tea_jax.data.files import file_rows
+from tea_jax.data.messages import Message, check_text, read_messages
 from tea_jax.runtime.extras import extra
-
-Message = dict[str, str]
+from tea_jax.runtime.user_code import load_object, user_errors
 
 _PROMPT_COLUMNS = ("prompt", "messages", "question", "problem", "instruction", "text")
+_REPEATS = 100_000  # in a row: what comes then repeats itself for ever
 _ID_BITS = 31  # an id is folded into a PRNG key, so it must fit 32 bits
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Prompt:
 
 
 def load_prompts(
-  source: str | os.PathLike[str] | Callable[[], Iterable[Any]],
+  source: str | os.PathLike[str] | Callable[[], Iterable[Any]] | Iterable[Any],
   *,
   prompt_column: str | None = None,
   split: str = "train",
@@ -73,7 +74,8 @@ def load_prompts(
   Raises:
     ValueError: nothing there, an unreadable row (named by file and line), no prompt column.
   """
-  name = source if isinstance(source, str) else getattr(source, "__name__", str(source))
+  named = source if isinstance(source, str | os.PathLike) else getattr(source, "__name__", None)
+  name = "the data" if named is None else str(named)
   prompts = list(
     _limited(unique_prompts(make_prompts(_rows(source, split), prompt_column, name)), limit)
   )
@@ -96,10 +98,10 @@ def make_prompts(
       column = prompt_column or next((c for c in _PROMPT_COLUMNS if c in row), None)
       if column is None or column not in row:
         raise ValueError(
-          f"{where} has no prompt: its columns are {sorted(row)}; "
-          f"name the right one by prompt_column{'' if column is None else f' instead of {column}'}"
+          f"{where} has no prompt: its columns are {sorted(map(str, row))}; name the right one by "
+          f"--data.column (prompt_column){'' if column is None else f' instead of {column}'}"
         )
-      others = {key: value for key, value in row.items() if key != column}
+      others = {str(key): value for key, value in row.items() if key != column}
       yield make_prompt(row[column], others, where=where)
     else:
       raise ValueError(f"{where} is a {type(row).__name__}; it must be a string or a dict")
@@ -119,13 +121,9 @@ def make_prompt(
   if isinstance(content, str):
     if not content.strip():
       raise ValueError(f"{where} is empty")
+    check_text(content, where)
     return Prompt(_content_id(content), content, None, dict(columns or {}))
-  try:
-    messages = tuple({"role": str(m["role"]), "content": str(m["content"])} for m in content)
-  except (TypeError, KeyError, IndexError) as error:
-    raise ValueError(
-      f"{where} is neither a text nor a list of messages with role and content: {content!r:.80}"
-    ) from error
+  messages = read_messages(content, where)
   if not messages:
     raise ValueError(f"{where} is a conversation without messages")
   if messages[-1]["role"] == "assistant":
@@ -147,13 +145,17 @@ def unique_prompts(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
   """
   seen: set[bytes] = set()
   ids: set[int] = set()
-  dropped = 0
+  dropped = in_a_row = 0
   for prompt in prompts:
     digest = content_digest(prompt)
     if digest in seen:
-      dropped += 1
+      dropped, in_a_row = dropped + 1, in_a_row + 1
+      if in_a_row == _REPEATS:
+        logger.warning("stopped after %d repeated prompts in a row", _REPEATS)
+        break
       continue
     seen.add(digest)
+    in_a_row = 0
     identifier = prompt.id
     while identifier in ids:
       identifier = (identifier + 1) % (1 << _ID_BITS)
@@ -186,31 +188,52 @@ def _limited(prompts: Iterator[Prompt], limit: int | None) -> Iterator[Prompt]:
 def _rows(source: Any, split: str) -> Iterable[Any]:
   if callable(source):
     return _called(source, getattr(source, "__name__", "the function"))
+  if not isinstance(source, str | os.PathLike):
+    return _table_rows(source, "the data")
   path = os.fspath(source)
   if path == "openers":
     return read_openers()
   if path.startswith(tasks.PREFIX):
     return tasks.read_task(path)
-  for extension, read in (
-    (".jsonl", _read_jsonl),
-    (".parquet", _read_parquet),
-    (".txt", _read_txt),
-  ):
-    if path.endswith(extension):
-      if not os.path.isfile(path):
-        raise ValueError(f"there is no file {path}")
-      return read(path)
+  found = file_rows(path)
+  if found is not None:
+    return found
   head, _, tail = path.rpartition(":")
   if tail and (head.endswith(".py") or (head and "/" not in head)):
     return _called(load_object(path), path)
+  local = path.startswith((".", "~", "/")) or os.path.isdir(path.partition("/")[0])
+  if not os.path.isdir(path) and (path.count("/") != 1 or local):
+    raise ValueError(
+      f"there is no file or folder {path}, and it is no hub id (owner/name) or module:function"
+    )
   return read_hub(head or path, tail if head else None, split)
 
 
-def _called(function: Any, name: str) -> Iterable[Any]:
-  rows = function()
-  if not isinstance(rows, Iterable) or isinstance(rows, (str, Mapping)):
+def _called(function: Any, name: str) -> Iterator[Any]:
+  with user_errors(f"the prompts of {name} failed"):
+    rows = function()
+  items = iter(_table_rows(rows, name))
+  while True:
+    with user_errors(f"the prompts of {name} failed"):
+      try:
+        row = next(items)
+      except StopIteration:
+        return
+    yield row
+
+
+def _table_rows(rows: Any, name: str) -> Iterable[Any]:
+  """The rows of a sequence, a data set, or a DataFrame (whose own iteration gives columns)."""
+  if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
+    records = rows.to_dict("records")
+    return [{key: None if _is_nan(v) else v for key, v in row.items()} for row in records]
+  if not isinstance(rows, Iterable) or isinstance(rows, (str, bytes, Mapping)):
     raise ValueError(f"{name} returned {type(rows).__name__}; it must return a sequence of prompts")
   return rows
+
+
+def _is_nan(value: Any) -> bool:
+  return isinstance(value, float) and value != value
 
 
 def column_names(prompts: Iterable[Prompt]) -> list[str]:
@@ -219,6 +242,16 @@ def column_names(prompts: Iterable[Prompt]) -> list[str]:
   names = list(dict.fromkeys(name for prompt in prompts for name in prompt.columns))
   conversations = any(prompt.messages for prompt in prompts) and "messages" not in names
   return [*names, *(["messages"] if conversations else [])]
+
+
+def columns_digest(prompts: Iterable[Prompt]) -> str:
+  """A digest of everything in the rows beside the prompts, which rewards may see."""
+  digest = hashlib.blake2b(digest_size=8)
+  for prompt in prompts:
+    content = (dict(prompt.columns), prompt.messages)
+    text = json.dumps(content, sort_keys=True, default=repr)
+    digest.update(text.encode("utf-8", "surrogatepass") + b"\x00")
+  return digest.hexdigest()
 
 
 def reward_inputs(
@@ -272,29 +305,3 @@ def read_hub(name: str, configuration: str | None, split: str, **options: Any) -
       f"cannot load split '{split}' of '{name}'"
       f"{f' ({configuration})' if configuration else ''}: {type(error).__name__}: {error}"
     ) from error
-
-
-def _read_jsonl(path: str) -> Iterator[Any]:
-  with open(path, encoding="utf-8") as file:
-    for number, line in enumerate(file, start=1):
-      if line.strip():
-        try:
-          yield json.loads(line)
-        except ValueError as error:
-          raise ValueError(f"line {number} of {path} is not JSON: {error}") from error
-
-
-def _read_parquet(path: str) -> Iterator[Any]:
-  with extra("train", "reading Parquet"):
-    import pyarrow.parquet
-
-  with pyarrow.parquet.ParquetFile(path) as file:
-    for batch in file.iter_batches():
-      yield from batch.to_pylist()
-
-
-def _read_txt(path: str) -> Iterator[str]:
-  with open(path, encoding="utf-8") as file:
-    for line in file:
-      if line.strip():
-        yield line.rstrip("\n")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from tea_jax.data.prompts import Prompt, column_names
-from tea_jax.models.weights.chat import apply_chat_template
+from tea_jax.models.weights.chat import apply_chat_templates
 
 logger = logging.getLogger(__name__)
 
@@ -43,25 +44,41 @@ def render_prompt(
   template: Literal["chat", "raw"],
   system_prompt: str | None = None,
 ) -> str:
-  """The text that the policy continues.
+  """The text that the policy continues; see `render_prompts`."""
+  return render_prompts([prompt], tokenizer, template, system_prompt)[0]
+
+
+def render_prompts(
+  prompts: Sequence[Prompt],
+  tokenizer: Any,
+  template: Literal["chat", "raw"],
+  system_prompt: str | None = None,
+) -> list[str]:
+  """The texts that the policy continues.
 
   Args:
-    prompt: to render.
+    prompts: to render.
     tokenizer: with a chat template if `template` is "chat".
     template: "chat" renders the conversation and opens the assistant's turn; "raw" is the plain
       text, which the policy continues.
     system_prompt: put before the conversation (chat) or, with an empty line, the text (raw).
+
+  Raises:
+    ValueError: no chat template, or one that fails on a conversation.
   """
   if template == "raw":
-    return prompt.text if system_prompt is None else f"{system_prompt}\n\n{prompt.text}"
+    before = "" if system_prompt is None else f"{system_prompt}\n\n"
+    return [before + prompt.text for prompt in prompts]
   if template != "chat":
     raise ValueError(f"template={template!r} must be 'chat' or 'raw'")
   if getattr(tokenizer, "chat_template", None) is None:
-    raise ValueError("the tokenizer has no chat template; use template='raw'")
-  conversation = prompt.conversation
-  if system_prompt is not None:
-    conversation = [{"role": "system", "content": system_prompt}, *conversation]
-  return apply_chat_template(tokenizer, conversation, add_generation_prompt=True)
+    raise ValueError(
+      "the tokenizer has no chat template; render plain text with --data.no-chat "
+      "(template='raw' in Python)"
+    )
+  first = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+  conversations = [[*first, *prompt.conversation] for prompt in prompts]
+  return apply_chat_templates(tokenizer, conversations, add_generation_prompt=True)
 
 
 def encode_prompts(
@@ -86,23 +103,35 @@ def encode_prompts(
   Raises:
     ValueError: no prompt fits, a prompt has no tokens, or a sequence starts with two BOS.
   """
+  if tokenizer is None:
+    raise ValueError(
+      "the model has no tokenizer; put the files of its tokenizer (tokenizer.json, "
+      "tokenizer_config.json) beside its weights"
+    )
   kept, tokens, dropped = [], [], []
+  shortest = sys.maxsize
   bos = getattr(tokenizer, "bos_token_id", None)
-  for prompt in prompts:
-    text = render_prompt(prompt, tokenizer, template, system_prompt)
+  eos = getattr(tokenizer, "eos_token_id", None)
+  texts = render_prompts(prompts, tokenizer, template, system_prompt)
+  for prompt, text in zip(prompts, texts):
     ids = list(tokenizer(text, add_special_tokens=template == "raw")["input_ids"])
+    if template == "raw" and len(ids) > 1 and ids[-1] == eos:
+      ids.pop()  # added by the tokenizer; the policy would begin another text behind it
     if not ids:
-      raise ValueError(f"prompt {prompt.id} has no tokens: {prompt.text[:80]!r}")
+      way = " under the chat template" if template == "chat" else ""
+      raise ValueError(f"prompt {prompt.id} has no tokens{way}: {prompt.text[:80]!r}")
     if bos is not None and ids[:2] == [bos, bos]:
       raise ValueError(f"prompt {prompt.id} starts with two BOS tokens: {text[:80]!r}")
     if len(ids) > max_prompt_length:
       dropped.append(prompt)
+      shortest = min(shortest, len(ids))
     else:
       kept.append(prompt)
       tokens.append(ids)
   if prompts and not kept:
     raise ValueError(
-      f"all {len(dropped)} prompts are longer than max_prompt_length={max_prompt_length} tokens"
+      f"all {len(dropped)} prompts are longer than max_prompt_length={max_prompt_length} tokens "
+      f"(the shortest has {shortest}); raise --data.max-prompt-length"
     )
   if dropped:
     logger.warning(

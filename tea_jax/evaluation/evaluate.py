@@ -14,11 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from tea_jax.data import EncodedPrompts, Prompt, column_names, reward_inputs
+from tea_jax.data import EncodedPrompts, Prompt, column_names, columns_digest, reward_inputs
 from tea_jax.evaluation.records import RecordFolder, Records, Samples, read_records
 from tea_jax.rewards import RewardError, RewardFunction, call_reward, reward_name
 from tea_jax.rewards.failed_call import write_failed_call
+from tea_jax.rewards.signature import check_arguments
 from tea_jax.rollout.engine import RolloutEngine
+from tea_jax.runtime.code_identity import code_identity
 
 Sampler = Callable[[Sequence[int]], Samples]
 
@@ -62,11 +64,14 @@ def evaluate_policy(
       f"an evaluation needs prompts ({len(prompts)} given), num_samples={num_samples} >= 1 "
       f"and prompts_per_part={prompts_per_part} >= 1"
     )
+  check_arguments(reward, column_names(prompts))
   records = RecordFolder(
     folder,
     {
       **(spec or {}),
       "reward": reward_name(reward),
+      "reward_code": code_identity(reward),
+      "columns": columns_digest(prompts),
       "num_prompts": len(prompts),
       "num_samples": num_samples,
       "prompts_per_part": prompts_per_part,
@@ -75,7 +80,8 @@ def evaluate_policy(
   )
   for number, first in enumerate(range(0, len(prompts), prompts_per_part)):
     indices = range(first, min(first + prompts_per_part, len(prompts)))
-    if not records.is_done(number):
+    ids, texts = [prompts[i].id for i in indices], [prompts[i].text for i in indices]
+    if not records.is_done(number, ids, texts):
       _evaluate_part(sampler, prompts, reward, records, number, indices, num_samples)
     if progress is not None:
       progress(indices.stop, len(prompts))
@@ -169,7 +175,7 @@ def _evaluate_part(
 ) -> None:
   chosen = [prompts[index] for index in indices]
   ids, texts = [prompt.id for prompt in chosen], [prompt.text for prompt in chosen]
-  samples = records.load_unscored(number)
+  samples = records.load_unscored(number, ids, texts)
   if samples is None:
     samples = sampler(indices)
     _check_samples(samples, len(chosen), num_samples)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -18,11 +19,27 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from tea_jax.runtime.extras import extra
-from tea_jax.runtime.files import write_text, write_whole
+from tea_jax.runtime.files import read_json, write_text, write_whole
 
 with extra("train", "storing completions"):
   import pyarrow as pa
   import pyarrow.parquet as pq
+
+
+logger = logging.getLogger(__name__)
+
+_SPEC = "spec.json"
+# What a change of needs no new completions for, only new scores.
+_SCORING = ("reward_code", "columns")
+_COLUMNS = {
+  "prompt_index": pa.int32(),
+  "prompt_id": pa.int64(),
+  "rollout": pa.int32(),
+  "prompt": pa.string(),
+  "completion": pa.string(),
+  "length": pa.int32(),
+  "finished": pa.bool_(),
+}
 
 
 class Samples(NamedTuple):
@@ -92,7 +109,23 @@ class RecordFolder:
     """
     self.path = pathlib.Path(folder)
     self.spec = json.loads(json.dumps(dict(spec)))
+    stored = read_spec(self.path)
+    rescored = stored is not None and _same(stored, self.spec, but=_SCORING)
+    if stored is not None and rescored and not _same(stored, self.spec):
+      self._forget_scores()
     check_spec(self.path, self.spec)
+
+  def _forget_scores(self) -> None:
+    """Keeps the completions of all parts for another scoring: the reward or its data changed."""
+    logger.warning(
+      "%s: the reward's code or the data's columns changed; its completions are scored anew",
+      self.path,
+    )
+    for file in sorted(self.path.glob("part-[0-9]*[0-9].parquet")):
+      number = int(file.stem.removeprefix("part-"))
+      _write_table(self.unscored(number), read_table(file).drop_columns(["reward"]))
+      file.unlink()
+    (self.path / _SPEC).unlink()
 
   def part(self, number: int) -> pathlib.Path:
     """File of a scored part."""
@@ -106,9 +139,15 @@ class RecordFolder:
     """File of the scores that a failing reward left of a part."""
     return self.path / f"part-{number:05d}.failed.jsonl"
 
-  def is_done(self, number: int) -> bool:
-    """True if the part is there and can be read."""
-    return _is_readable(self.part(number))
+  def is_done(self, number: int, ids: Sequence[int], prompts: Sequence[str]) -> bool:
+    """True if the part is there and is what it should be.
+
+    A damaged part is set aside, so that it is sampled again, and said so.
+
+    Raises:
+      ValueError: the part is whole, but of other prompts.
+    """
+    return self._checked(self.part(number), ids, prompts, scored=True) is not None
 
   def save_unscored(
     self, number: int, first: int, ids: Sequence[int], prompts: Sequence[str], samples: Samples
@@ -116,10 +155,32 @@ class RecordFolder:
     """Writes completions before they are scored, so that a failing reward loses none."""
     _write_table(self.unscored(number), _table(first, ids, prompts, samples, None))
 
-  def load_unscored(self, number: int) -> Samples | None:
+  def load_unscored(
+    self, number: int, ids: Sequence[int], prompts: Sequence[str]
+  ) -> Samples | None:
     """Completions that still wait for their rewards, or None."""
-    path = self.unscored(number)
-    return _samples(pq.read_table(path)) if _is_readable(path) else None
+    table = self._checked(self.unscored(number), ids, prompts, scored=False)
+    return None if table is None else _samples(table)
+
+  def _checked(
+    self, path: pathlib.Path, ids: Sequence[int], prompts: Sequence[str], *, scored: bool
+  ) -> pa.Table | None:
+    if not path.exists():
+      return None
+    try:
+      table = read_table(path)
+    except ValueError as error:
+      aside = path.with_name(f"{path.name}.damaged")
+      path.replace(aside)
+      logger.warning("%s; it is kept as %s and made again", error, aside.name)
+      return None
+    _check_table(table, path, scored=scored)
+    first = table["rollout"].to_numpy() == 0
+    if table["prompt"].filter(first).to_pylist() != list(prompts) or table["prompt_id"].filter(
+      first
+    ).to_pylist() != list(ids):
+      raise ValueError(f"{path} holds completions of other prompts; delete it or its folder")
+    return table
 
   def save(
     self,
@@ -154,12 +215,11 @@ def check_spec(folder: pathlib.Path, spec: Mapping[str, Any]) -> None:
     ValueError: naming every difference.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  file = folder / "spec.json"
   spec = json.loads(json.dumps(dict(spec)))
-  if not file.exists():
-    write_text(file, json.dumps(spec, indent=2) + "\n")
+  stored = read_spec(folder)
+  if stored is None:
+    write_text(folder / _SPEC, json.dumps(spec, indent=2) + "\n")
     return
-  stored = json.loads(file.read_text())
   changed = [
     f"{name}: {stored.get(name)!r} -> {spec.get(name)!r}"
     for name in sorted({*stored, *spec})
@@ -172,6 +232,44 @@ def check_spec(folder: pathlib.Path, spec: Mapping[str, Any]) -> None:
     )
 
 
+def read_spec(folder: pathlib.Path) -> dict[str, Any] | None:
+  """What a folder of records is for; None if it does not say."""
+  file = folder / _SPEC
+  return read_json(file) if file.exists() else None
+
+
+def read_table(path: pathlib.Path) -> pa.Table:
+  """A part, every page checked by its checksum.
+
+  Raises:
+    ValueError: naming the file, if it is damaged.
+  """
+  try:
+    return pq.read_table(path, page_checksum_verification=True)
+  except (pa.ArrowException, OSError, ValueError) as error:
+    reason = " ".join(str(error).split())[:200]
+    raise ValueError(f"{path} is damaged ({reason})") from error
+
+
+def _check_table(table: pa.Table, path: pathlib.Path, *, scored: bool) -> None:
+  """Refuses values that no evaluation writes."""
+  expected = {**_COLUMNS, **({"reward": pa.float64()} if scored else {})}
+  found = {field.name: field.type for field in table.schema}
+  if found != expected or not table.num_rows:
+    raise ValueError(f"{path} has the columns {found}, but records have {expected}")
+  if any(table[name].null_count for name in expected):
+    raise ValueError(f"{path} holds missing values; delete it, and it is made again")
+  if (table["length"].to_numpy() < 0).any():
+    raise ValueError(f"{path} holds negative lengths; delete it, and it is made again")
+  if scored and np.isinf(table["reward"].to_numpy()).any():
+    raise ValueError(f"{path} holds infinite rewards; delete it, and it is made again")
+
+
+def _same(first: Mapping[str, Any], second: Mapping[str, Any], but: Sequence[str] = ()) -> bool:
+  names = {*first, *second} - set(but)
+  return all(first.get(name) == second.get(name) for name in names)
+
+
 def read_records(folder: str | os.PathLike[str]) -> Records:
   """Reads a finished evaluation.
 
@@ -180,10 +278,13 @@ def read_records(folder: str | os.PathLike[str]) -> Records:
   """
   path = pathlib.Path(folder)
   files = sorted(path.glob("part-[0-9]*[0-9].parquet"))
-  if not files or not (path / "spec.json").exists():
+  spec = read_spec(path)
+  if not files or spec is None:
     raise ValueError(f"{path} holds no records; evaluate a policy into it first")
-  spec = json.loads((path / "spec.json").read_text())
-  table = pa.concat_tables([pq.read_table(file) for file in files]).sort_by(
+  tables = [read_table(file) for file in files]
+  for table, file in zip(tables, files):
+    _check_table(table, file, scored=True)
+  table = pa.concat_tables(tables).sort_by(
     [("prompt_index", "ascending"), ("rollout", "ascending")]
   )
   samples = _samples(table)
@@ -233,12 +334,7 @@ def _samples(table: pa.Table) -> Samples:
 
 
 def _write_table(path: pathlib.Path, table: pa.Table) -> None:
-  write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+  def write(temporary: pathlib.Path) -> None:
+    pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
-
-def _is_readable(path: pathlib.Path) -> bool:
-  try:
-    pq.read_metadata(path)
-  except (FileNotFoundError, pa.ArrowInvalid):
-    return False
-  return True
+  write_whole(path, write)

@@ -136,7 +136,9 @@ def per_prompt_csv(comparison: Comparison) -> str:
   writer.writerow(["prompt", *names])
   values = np.concatenate([table.mean(axis=0) for table in comparison.values.values()], axis=1)
   for prompt, row in zip(comparison.prompts, values):
-    writer.writerow([prompt, *(f"{value:.6f}" for value in row)])
+    # A spreadsheet would take a text that begins so for a formula.
+    safe = f"'{prompt}" if prompt.lstrip().startswith(("=", "+", "-", "@")) else prompt
+    writer.writerow([safe, *(f"{value:.6f}" for value in row)])
   return file.getvalue()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -15,6 +17,7 @@ from tea_jax.models.causal_lm import Params, Remat
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.decoding import Cache, Prefill
 from tea_jax.models.weights import huggingface
+from tea_jax.models.weights.tokenizer import turn_end
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,6 +31,7 @@ class Policy:
     config: shape and options of the model.
     params: float32 master weights, a plain nested dict (see `causal_lm`).
     tokenizer: a `transformers` tokenizer, or None.
+    generation: settings of the model's `generation_config.json`, kept when it is saved.
     compute_dtype: of activations and matrix products; norms, softmax and log-probs are float32.
     remat: what the backward pass recomputes, see `causal_lm.run_layers`.
     scan_layers: scan over the stacked layers, or unroll them.
@@ -38,6 +42,7 @@ class Policy:
   config: ModelConfig
   params: Params
   tokenizer: Any = None
+  generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   compute_dtype: Literal["float32", "bfloat16"] = "float32"
   remat: Remat = "none"
   scan_layers: bool = True
@@ -117,4 +122,14 @@ class Policy:
   def save_pretrained(self, path: Any, params: Params | None = None, **options: Any) -> None:
     """Writes a Hugging Face folder of `params`, or of the weights carried; see `hf`."""
     weights = self.params if params is None else params
+    options = {"generation": self.generation, **options}
     huggingface.save_pretrained(path, self.config, weights, self.tokenizer, **options)
+
+  @functools.cached_property
+  def stop_tokens(self) -> tuple[int, ...]:
+    """Ids that end a completion: the config's, the tokenizer's, and the end of a chat turn."""
+    found = list(self.config.eos_token_ids)
+    if self.tokenizer is not None:
+      found += [getattr(self.tokenizer, "eos_token_id", None), turn_end(self.tokenizer)]
+    vocabulary = range(self.config.vocab_size)
+    return tuple(dict.fromkeys(token for token in found if token in vocabulary))

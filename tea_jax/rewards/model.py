@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from tea_jax.models.weights.chat import apply_chat_template
+from tea_jax.models.weights.chat import apply_chat_templates
 
 Message = dict[str, str]
 
@@ -76,10 +76,15 @@ class ModelReward:
     messages: Sequence[list[Message] | None] | None = None,
   ) -> np.ndarray:
     turns = messages if messages is not None else [None] * len(prompts)
-    rows = [
-      self.tokenize(turn or [{"role": "user", "content": prompt}], completion)
-      for prompt, completion, turn in zip(prompts, completions, turns, strict=True)
-    ]
+    rows = self.tokenize(
+      [
+        [
+          *(turn or [{"role": "user", "content": prompt}]),
+          {"role": "assistant", "content": completion},
+        ]
+        for prompt, completion, turn in zip(prompts, completions, turns, strict=True)
+      ]
+    )
     self._check_lengths(rows)
     scores = np.empty((len(rows),), np.float64)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
@@ -88,15 +93,17 @@ class ModelReward:
       scores[batch] = self._score_batch([rows[index] for index in batch])
     return scores
 
-  def tokenize(self, messages: list[Message], completion: str) -> list[int]:
-    """Token ids of a conversation that ends with `completion` as the assistant's turn."""
-    conversation = [*messages, {"role": "assistant", "content": completion}]
-    text = apply_chat_template(self.tokenizer, conversation)
-    tokens = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+  def tokenize(self, conversations: Sequence[list[Message]]) -> list[list[int]]:
+    """Token ids of conversations that end with the assistant's turn."""
+    rows = [
+      list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+      for text in apply_chat_templates(self.tokenizer, conversations)
+    ]
     bos = getattr(self.tokenizer, "bos_token_id", None)
-    if bos is not None and bos != self.tokenizer.eos_token_id and tokens[:2] == [bos, bos]:
+    doubled = bos is not None and any(tokens[:2] == [bos, bos] for tokens in rows)
+    if doubled and bos != self.tokenizer.eos_token_id:
       raise ValueError(f"the chat template of reward model '{self.name}' writes two BOS tokens")
-    return tokens
+    return rows
 
   def _check_lengths(self, rows: Sequence[Sequence[int]]) -> None:
     for index, row in enumerate(rows):

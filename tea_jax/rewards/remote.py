@@ -37,6 +37,7 @@ class RemoteReward:
   """
 
   name = "remote"
+  not_identity = ("url", "batch_size")
 
   def __init__(
     self,

@@ -81,7 +81,10 @@ def checked_scores(items: list[Any] | None, values: Any, count: int) -> np.ndarr
 
 def _number(item: Any, row: int) -> float:
   refused = ScoreError(f"{_shown(item)}, which is not a number,", row=row)
-  if isinstance(item, (*_TEXTS, Mapping, Set)) or np.ndim(item) != 0 or np.iscomplexobj(item):
+  kind = getattr(getattr(item, "dtype", None), "kind", "")
+  if isinstance(item, (*_TEXTS, Mapping, Set, complex)) or kind in ("c", "U", "S"):
+    raise refused
+  if getattr(item, "ndim", 0) != 0:  # a row of one number is no number
     raise refused
   try:
     value = float(item)

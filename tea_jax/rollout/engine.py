@@ -27,6 +27,7 @@ from tea_jax.rollout.progress import Progress, report
 from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.rollout.stop_strings import StopStrings
 from tea_jax.rollout.types import Rollouts
+from tea_jax.runtime.keys import threefry
 
 _SEGMENT = 16
 _SMALLEST_PROMPT = 16
@@ -68,7 +69,7 @@ class RolloutEngine:
       raise ValueError(f"max_rows={max_rows} must be at least 1")
     if segment < 1:
       raise ValueError(f"segment={segment} must be at least 1")
-    stop_tokens = config.eos_token_ids if sampling.stop_tokens is None else sampling.stop_tokens
+    stop_tokens = policy.stop_tokens if sampling.stop_tokens is None else sampling.stop_tokens
     for token in stop_tokens:
       if not 0 <= token < config.vocab_size:
         raise ValueError(
@@ -115,6 +116,7 @@ class RolloutEngine:
       ValueError: an empty prompt, one that does not fit the model's context, an unknown token.
     """
     self._check(prompts, num_rollouts, prompt_ids)
+    key = threefry(key)  # others give a row other numbers in other batches
     ids = np.arange(len(prompts)) if prompt_ids is None else np.asarray(prompt_ids)
     lengths = np.asarray([len(prompt) for prompt in prompts], np.int32)
     prompt_width = self._prompt_bucket(int(lengths.max()))

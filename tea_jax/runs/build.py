@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from tea_jax.advantages import GroupRule
 from tea_jax.data import (
@@ -25,6 +28,7 @@ from tea_jax.models.policy import Policy
 from tea_jax.models.sharding import make_mesh
 from tea_jax.models.weights.load import load_policy
 from tea_jax.rewards import RewardFunction, WeightedReward, make_reward
+from tea_jax.rewards.signature import check_arguments
 from tea_jax.rewards.verifiers import answer_reader
 from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.runs.config import RunConfig
@@ -38,6 +42,9 @@ from tea_jax.runs.groups import (
 from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
 from tea_jax.runs.plan import decode_memory
+from tea_jax.runtime.secrets import public_text, public_values
+
+logger = logging.getLogger(__name__)
 
 Splits = Mapping[str, Sequence[Prompt]]
 
@@ -107,7 +114,7 @@ def build(
     ValueError: for inputs that do not fit each other.
   """
   mesh = run_mesh(config)
-  loaded = policy or load_run_policy(config)
+  loaded = _with_float32_weights(policy or load_run_policy(config))
   splits = splits or load_splits(config.data)
   rule = rule or config.advantage_rule()
   rule.check_num_rollouts(config.sampling.num_rollouts)
@@ -116,14 +123,19 @@ def build(
     chosen = list(splits.get("validation", ()))[: config.validation.num_prompts]
     if not chosen:
       raise ValueError("validation.every > 0 needs validation prompts; set data.num_validation.")
-    validated = encode(chosen, loaded, config.data)
+    validated = encode(chosen, loaded, config.data, config.sampling)
+  if not splits.get("train"):
+    raise ValueError("there are no training prompts; name some by data.prompts.")
+  prompts = encode(splits["train"], loaded, config.data, config.sampling)
+  reward = reward or make_run_reward(config)
+  check_arguments(reward, prompts.columns)
   return Parts(
     policy=loaded,
-    borrowed=policy is not None,
+    borrowed=loaded is policy,
     mesh=mesh,
-    prompts=encode(splits["train"], loaded, config.data),
+    prompts=prompts,
     validation_prompts=validated,
-    reward=reward or make_run_reward(config),
+    reward=reward,
     rule=rule,
     answer=answer_reader(config.reward.answer_pattern),
     sampler=sampler_config(config.sampling),
@@ -161,11 +173,46 @@ def load_splits(options: DataConfig) -> dict[str, list[Prompt]]:
   if options.prompts == "openers":
     return load_openers(num_test=options.num_test, num_validation=options.num_validation)
   prompts = load_prompts(options.prompts, prompt_column=options.column)
-  return split_by_hash(prompts, sizes)
+  return split_by_hash(prompts, _fitting(sizes, len(prompts)))
 
 
-def encode(prompts: Sequence[Prompt], policy: Policy, options: DataConfig) -> EncodedPrompts:
-  """Token ids of prompts under the run's template; over-long ones are dropped and counted."""
+def _fitting(sizes: Mapping[str, int], num_prompts: int) -> dict[str, int]:
+  """Sizes of the held-out splits; at most a quarter each of few prompts, and said so."""
+  if sum(sizes.values()) < num_prompts:
+    return dict(sizes)
+  fitting = {name: min(size, max(1, num_prompts // 4)) for name, size in sizes.items()}
+  logger.warning(
+    "the %d prompts are too few to hold out %s; holding out %s instead (data.num_test, "
+    "data.num_validation)",
+    num_prompts,
+    dict(sizes),
+    fitting,
+  )
+  return fitting
+
+
+def _with_float32_weights(policy: Policy) -> Policy:
+  """The policy with float32 master weights: steps of 1e-6 round to nothing in fewer bits."""
+  if all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(policy.params)):
+    return policy
+  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), policy.params)
+  return dataclasses.replace(policy, params=params)
+
+
+def encode(
+  prompts: Sequence[Prompt], policy: Policy, options: DataConfig, sampling: RolloutConfig
+) -> EncodedPrompts:
+  """Token ids of prompts under the run's template; over-long ones are dropped and counted.
+
+  Raises:
+    ValueError: if no prompt leaves room for a completion in the model's context.
+  """
+  room = policy.config.max_positions - sampling.max_completion_length
+  if room < 1:
+    raise ValueError(
+      f"sampling.max_completion_length={sampling.max_completion_length} leaves no room for a "
+      f"prompt in the model's context of {policy.config.max_positions} tokens."
+    )
   recipe = RECIPES.get(options.prompts.replace("-", "_"))
   system_prompt = options.system_prompt
   if system_prompt is None and recipe is not None:
@@ -174,7 +221,7 @@ def encode(prompts: Sequence[Prompt], policy: Policy, options: DataConfig) -> En
     prompts,
     policy.tokenizer,
     template="chat" if options.chat else "raw",
-    max_prompt_length=options.max_prompt_length,
+    max_prompt_length=min(options.max_prompt_length, room),
     system_prompt=system_prompt,
   )
 
@@ -216,13 +263,15 @@ def make_run_reward(config: RunConfig) -> RewardFunction:
   weights = config.reward.weights or (1.0,) * len(names)
   reward = WeightedReward(
     {
-      name: (_make_reward(name, options.get(name, {})), weight)
+      public_text(name): (_make_reward(name, options.get(name, {})), weight)
       for name, weight in zip(names, weights)
     }
   )
-  if options:
-    # Records tell rewards apart by name.
-    reward.name += f" {json.dumps(options, sort_keys=True)}"
+  # Records tell rewards apart by name; where a server is does not make another reward.
+  same = config.reward.identity()
+  reward.name = " + ".join(f"{weight:g} {name}" for name, weight in zip(same.functions, weights))
+  if same.options != "{}":
+    reward.name += f" {json.dumps(public_values(json.loads(same.options)), sort_keys=True)}"
   return reward
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import logging
+import os
 import pathlib
 import shutil
+import tempfile
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -104,6 +107,7 @@ class CheckpointStore:
       return
     self._check_space(state)
     meta = {**meta, "step": step, "checksums": checksums(state)}
+    meta["meta_checksum"] = _meta_checksum(meta)
     try:
       self._manager.save(
         step,
@@ -116,7 +120,9 @@ class CheckpointStore:
     except Exception as error:
       raise CheckpointError(self._explain(step, error)) from error
 
-  def restore_latest(self, abstract_state: Any) -> Checkpoint | None:
+  def restore_latest(
+    self, abstract_state: Any, *, check: Callable[[dict[str, Any]], Any] | None = None
+  ) -> Checkpoint | None:
     """The newest checkpoint that is whole, or None if there is none.
 
     A checkpoint that cannot be read, or whose arrays differ from their checksums, is announced, and
@@ -124,6 +130,7 @@ class CheckpointStore:
 
     Args:
       abstract_state: pytree of `jax.ShapeDtypeStruct` (with shardings where there are devices).
+      check: raises for a JSON object that is damaged; such a checkpoint cannot be read.
 
     Raises:
       CheckpointError: if there are checkpoints, but none of them can be read, or memory or the disk
@@ -140,6 +147,12 @@ class CheckpointStore:
           ),
         )
         meta = dict(restored["meta"])
+        if meta.get("meta_checksum", _meta_checksum(meta)) != _meta_checksum(meta):
+          raise ValueError("its JSON differs from its checksum")
+        if meta["step"] != step:
+          raise ValueError(f"it is the checkpoint of step {meta['step']} under another name")
+        if check is not None:
+          check(meta)
         _check_checksums(restored["state"], meta["checksums"])
         for bad in unreadable:
           self._set_aside(bad)
@@ -234,9 +247,13 @@ def check_writable(folder: pathlib.Path) -> None:
   """
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / ".write_probe"
-    probe.write_bytes(b"1")
-    probe.unlink()
+    # A new file under a new name: it follows no link that lies there.
+    handle, probe = tempfile.mkstemp(prefix=".write_probe", dir=folder)
+    try:
+      os.write(handle, b"1")
+    finally:
+      os.close(handle)
+      os.unlink(probe)
   except OSError as error:
     reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
     raise CheckpointError(
@@ -257,6 +274,11 @@ def checksums(tree: Any) -> list[int]:
   # The annotation of numpy's buffer protocol needs Python 3.12.
   buffers: list[Any] = [np.ascontiguousarray(leaf).view(np.uint8) for leaf in leaves]
   return [zlib.crc32(buffer) for buffer in buffers]
+
+
+def _meta_checksum(meta: dict[str, Any]) -> int:
+  content = {name: value for name, value in meta.items() if name != "meta_checksum"}
+  return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _check_checksums(state: Any, expected: list[int]) -> None:

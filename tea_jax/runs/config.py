@@ -7,15 +7,15 @@ config is built, before anything is loaded.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
+import reprlib
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from tea_jax.advantages import AdvantageSpec, GroupRule
-from tea_jax.runs.checks import require
+from tea_jax.runs.checks import check_fields, convert, require
 from tea_jax.runs.flags import RULE_FLAG
 from tea_jax.runs.groups import (
   CheckpointConfig,
@@ -67,6 +67,8 @@ class RunConfig:
   logging: LoggingConfig = dataclasses.field(default_factory=LoggingConfig)
 
   def __post_init__(self) -> None:
+    check_fields(self)
+    require(bool(self.run_folder), "run_folder is empty; name a folder.")
     require(self.steps >= 1, f"steps={self.steps} must be at least 1.")
     require(0 <= self.seed < 2**32, f"seed={self.seed} must be in [0, 2^32).")
     self.advantage_rule().check_num_rollouts(self.sampling.num_rollouts)
@@ -77,10 +79,6 @@ class RunConfig:
       or ((groups * rollouts) % micro == 0 and (micro % rollouts == 0 or rollouts % micro == 0)),
       f"optimizer.micro_batch_rollouts={micro} must divide num_rollouts={rollouts}, or be a "
       f"multiple of it that divides the step's {groups * rollouts} rollouts.",
-    )
-    require(
-      self.optimizer.warmup_steps < self.steps or self.optimizer.warmup_steps == 0,
-      f"optimizer.warmup_steps={self.optimizer.warmup_steps} must be below steps={self.steps}.",
     )
     clips = (self.objective.clip_epsilon_low, self.objective.clip_epsilon_high)
     require(
@@ -99,16 +97,21 @@ class RunConfig:
     return self.advantage.build()
 
 
-# What may differ when a run goes on: none of it changes a number that the run computes.
-RESUMABLE = ("run_folder", "logging", "checkpoint", "evaluation")
+# What may differ when a run goes on: none of it changes a number that the run has computed.
+RESUMABLE = ("run_folder", "steps", "mesh", "logging", "checkpoint", "evaluation")
 # But for this: the weights of the best validation are kept only if asked for from the start.
 _FIXED = ("checkpoint.final_policy",)
 
 
 def to_dict(config: Any) -> Any:
-  """Nested plain dict of a config; tuples become lists, of a rule what was set."""
+  """Nested plain dict of a config, without secrets of rewards; tuples become lists.
+
+  Of a rule it has what was set.
+  """
   if isinstance(config, AdvantageSpec):
     return {key: to_dict(value) for key, value in config.to_dict().items()}
+  if isinstance(config, RewardConfig):
+    config = config.public()
   if dataclasses.is_dataclass(config):
     return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
   return [to_dict(x) for x in config] if isinstance(config, (tuple, list)) else config
@@ -121,32 +124,38 @@ def from_dict(kind: type[T], values: Mapping[str, Any], *, where: str = "config"
     ValueError: for unknown keys (naming them and those that exist) and impossible values.
   """
   if not isinstance(values, Mapping):
-    raise ValueError(f"{where} must hold keys and values, not {values!r}.")
+    raise ValueError(f"{where} must hold keys and values, not {reprlib.repr(values)}.")
   if kind is AdvantageSpec:
-    return typing.cast(T, AdvantageSpec.from_dict(_without_unset(values)))
+    try:
+      return typing.cast(T, AdvantageSpec.from_dict(_without_unset(values)))
+    except (ValueError, TypeError, AttributeError) as error:
+      raise ValueError(f"{where}: {error}") from error
   hints = typing.get_type_hints(kind)
   fields = [f.name for f in dataclasses.fields(typing.cast(Any, kind))]
   unknown = [key for key in values if key not in fields]
   if unknown:
     raise ValueError(
-      f"{where} has unknown keys {', '.join(map(repr, unknown))}; known: {', '.join(fields)}."
+      f"{where} has unknown keys {', '.join(map(reprlib.repr, unknown))}; known: "
+      f"{', '.join(fields)}."
     )
   arguments = {}
   for key, value in values.items():
     if hints[key] is AdvantageSpec and isinstance(value, str):
       value = AdvantageSpec.parse(value)
     elif dataclasses.is_dataclass(hints[key]):
-      value = from_dict(typing.cast(type, hints[key]), value or {}, where=f"{where}.{key}")
-    elif isinstance(value, list):
-      value = tuple(value)
-    elif isinstance(value, str) and _is_float(hints[key]):
-      # YAML reads 1e-5, without a point, as a text.
-      with contextlib.suppress(ValueError):
-        value = float(value)
-    elif isinstance(value, int) and not isinstance(value, bool) and _is_float(hints[key]):
-      value = float(value)
+      inner = {} if value is None else value
+      value = from_dict(typing.cast(type, hints[key]), inner, where=f"{where}.{key}")
+    else:
+      try:
+        value = convert(value, hints[key], finite=False)
+      except ValueError as error:
+        raise ValueError(f"{where}: {key}={reprlib.repr(value)} {error}.") from None
     arguments[key] = value
-  return kind(**arguments)
+  try:
+    return kind(**arguments)
+  except ValueError as error:
+    text = str(error)
+    raise ValueError(text if text.startswith(where) else f"{where}: {text}") from error
 
 
 def _without_unset(advantage: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -156,21 +165,57 @@ def _without_unset(advantage: Mapping[str, Any]) -> Mapping[str, Any]:
   return {k: v for k, v in advantage.items() if v is not None and k != "options"}
 
 
-def _is_float(hint: Any) -> bool:
-  kinds = {hint, *typing.get_args(hint)}
-  return float in kinds and int not in kinds
-
-
 def save_config(config: Any, path: str | pathlib.Path) -> None:
-  """Writes a config as YAML, whole or not at all."""
+  """Writes a config as YAML, whole or not at all; its rewards' secrets are left out."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False))
+  write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 
 def load_config(path: str | pathlib.Path) -> RunConfig:
-  """Reads a YAML config; keys that are absent keep their defaults."""
-  return from_dict(RunConfig, yaml.safe_load(pathlib.Path(path).read_text()), where=str(path))
+  """Reads a YAML config; keys that are absent keep their defaults.
+
+  Raises:
+    ValueError: naming the file, for what is no YAML, keys that stand twice, aliases, unknown keys,
+      and values that are impossible.
+  """
+  return from_dict(RunConfig, _read_yaml(path) or {}, where=str(path))
+
+
+def _read_yaml(path: str | pathlib.Path) -> Any:
+  try:
+    return yaml.load(pathlib.Path(path).read_bytes().decode("utf-8-sig"), Loader=_Loader)
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+  except RecursionError as error:
+    raise ValueError(f"{path} is nested too deeply.") from error
+  except yaml.YAMLError as error:
+    mark = getattr(error, "problem_mark", None)
+    place = f" (line {mark.line + 1})" if mark is not None else ""
+    problem = getattr(error, "problem", None) or " ".join(str(error).split())
+    raise ValueError(f"{path} is not usable YAML: {problem}{place}.") from error
+  except ValueError as error:  # such as a date that does not exist
+    raise ValueError(f"{path} is not usable YAML: {error}.") from error
+
+
+class _Loader(yaml.SafeLoader):
+  """YAML's plain values, without aliases (they may stand for gigabytes) and repeated keys."""
+
+  def compose_node(self, parent: Any, index: Any) -> Any:
+    if self.check_event(yaml.AliasEvent):
+      mark = self.peek_event().start_mark
+      raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=mark)
+    return super().compose_node(parent, index)
+
+  def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+    seen = set()
+    for key, _ in node.value:
+      if key.value in seen if isinstance(key, yaml.ScalarNode) else False:
+        raise yaml.MarkedYAMLError(
+          problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
+        )
+      seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+    return super().construct_mapping(node, deep=deep)
 
 
 def load_groups(path: str | pathlib.Path, names: Sequence[str]) -> dict[str, Any]:
@@ -178,8 +223,10 @@ def load_groups(path: str | pathlib.Path, names: Sequence[str]) -> dict[str, Any
 
   Whoever judges a finished policy needs no rule: a user's file may be gone by then.
   """
-  values = yaml.safe_load(pathlib.Path(path).read_text())
+  values = _read_yaml(path) or {}
   hints = typing.get_type_hints(RunConfig)
+  if not isinstance(values, Mapping):
+    raise ValueError(f"{path} must hold keys and values, not {reprlib.repr(values)}.")
   present = [name for name in names if name in values]
   return {
     name: from_dict(hints[name], values[name] or {}, where=f"{path}.{name}") for name in present
@@ -203,12 +250,14 @@ def differences(first: Any, second: Any) -> list[str]:
 def check_resumable(stored: RunConfig, given: RunConfig) -> None:
   """Refuses to go on with a run under another config.
 
+  Where a reward server is, and how it is asked, is not part of what a run is.
+
   Raises:
     ValueError: naming every field that differs and may not.
   """
   changed = [
     line
-    for line in differences(stored, given)
+    for line in differences(*map(_identity, (stored, given)))
     if line.split(".")[0].split(":")[0] not in RESUMABLE or line.split(":")[0] in _FIXED
   ]
   if changed:
@@ -216,3 +265,7 @@ def check_resumable(stored: RunConfig, given: RunConfig) -> None:
       f"{given.run_folder} holds a run with another config ({'; '.join(changed)}); run the same "
       "command to go on, or choose another --run-folder."
     )
+
+
+def _identity(config: RunConfig) -> RunConfig:
+  return dataclasses.replace(config, reward=config.reward.identity())

@@ -11,10 +11,16 @@ from typing import Literal
 
 from tea_jax.models.lora import LoraConfig
 from tea_jax.rewards.verifiers import answer_reader
-from tea_jax.runs.checks import check_choices, require
+from tea_jax.runs.checks import check_fields, require
+from tea_jax.runtime.secrets import public_text, public_values
 
 LoggerName = Literal["tensorboard", "wandb", "trackio"]
 
+# Options of rewards that say how a score is asked for, not what it is.
+_ASKING = (
+  *("timeout", "attempts", "first_pause", "longest_pause", "concurrency", "batch_size"),
+  *("headers", "num_workers"),
+)
 _PROJECTIONS = ("query", "key", "value", "output", "gate", "up", "down")
 
 
@@ -44,7 +50,7 @@ class PolicyConfig:
   lora_targets: tuple[str, ...] = _PROJECTIONS
 
   def __post_init__(self) -> None:
-    check_choices(self)
+    check_fields(self, "model")
     unknown = sorted(set(self.lora_targets) - set(_PROJECTIONS))
     require(
       not unknown, f"lora_targets {unknown} are unknown; choose among {', '.join(_PROJECTIONS)}."
@@ -92,7 +98,7 @@ class DataConfig:
   test_split: Literal["core250", "core500"] = "core250"
 
   def __post_init__(self) -> None:
-    check_choices(self)
+    check_fields(self, "data")
     for name in ("max_prompt_length", "prompts_per_step"):
       require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1.")
     for name in ("num_validation", "num_test"):
@@ -118,13 +124,21 @@ class RewardConfig:
   answer_pattern: str = ""
 
   def __post_init__(self) -> None:
-    check_choices(self)
+    check_fields(self, "reward")
     answer_reader(self.answer_pattern)
     require(len(self.functions) > 0, "reward.functions is empty; name at least one reward.")
     try:
       options = json.loads(self.options)
-    except ValueError as error:
-      raise ValueError(f"reward.options={self.options!r} is not JSON: {error}.") from error
+    except (ValueError, RecursionError) as error:
+      raise ValueError(f"reward.options is not JSON: {error}.") from error
+    repeated = sorted({name for name in self.functions if self.functions.count(name) > 1})
+    require(
+      not repeated,
+      f"reward.functions names {', '.join(repeated)} more than once, and its weights and options "
+      "go by name; add the weights up, or give it a second name in a file of yours.",
+    )
+    wrong = not isinstance(options, dict) or not all(isinstance(v, dict) for v in options.values())
+    require(not wrong, "reward.options must be a JSON object of objects: arguments by function.")
     unknown = sorted(set(options) - set(self.functions))
     require(not unknown, f"reward.options names {unknown}, which are not in reward.functions.")
     require(
@@ -132,6 +146,35 @@ class RewardConfig:
       f"reward.weights has {len(self.weights)} entries for {len(self.functions)} functions; give "
       "one each, or none for all 1.",
     )
+
+  def public(self) -> RewardConfig:
+    """The same without passwords, tokens and headers, for files and terminals."""
+    options = json.loads(self.options)
+    hidden = public_values(options)
+    functions = tuple(map(public_text, self.functions))
+    if hidden == options and functions == self.functions:
+      return self
+    return dataclasses.replace(self, functions=functions, options=json.dumps(hidden))
+
+  def identity(self) -> RewardConfig:
+    """What decides the scores: not where a server is, nor how it is asked."""
+    names = {name: _server(name, index) for index, name in enumerate(self.functions)}
+    options = {
+      names[name]: {
+        key: value
+        for key, value in arguments.items()
+        if key not in _ASKING and not (key == "url" and name == "remote")
+      }
+      for name, arguments in json.loads(self.options).items()
+    }
+    options = {name: arguments for name, arguments in sorted(options.items()) if arguments}
+    return dataclasses.replace(
+      self, functions=tuple(names.values()), options=json.dumps(options, sort_keys=True)
+    )
+
+
+def _server(name: str, index: int) -> str:
+  return f"remote server {index + 1}" if name.startswith(("http://", "https://")) else name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +205,7 @@ class RolloutConfig:
   allow_truncated_sampling: bool = False
 
   def __post_init__(self) -> None:
-    check_choices(self)
+    check_fields(self, "sampling")
     for name in ("num_rollouts", "max_completion_length"):
       require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1.")
     require(
@@ -193,15 +236,20 @@ class CheckpointConfig:
     asynchronous: write while training goes on; accelerators only.
     final_policy: which weights `policy/` holds: "best" of the validation (see validation; without
       one the last) or "last".
+    policy_dtype: of the weights in `policy/`; "float32" is exact.
+    accept_changes: go on with a run although its reward, rule, data columns or base weights are
+      not those it began with.
   """
 
   every: int = 25
   keep: int = 2
   asynchronous: bool = False
   final_policy: Literal["best", "last"] = "best"
+  policy_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+  accept_changes: bool = False
 
   def __post_init__(self) -> None:
-    check_choices(self)
+    check_fields(self, "checkpoint")
     require(self.every >= 0, f"checkpoint.every={self.every} must be >= 0 (0: only the last).")
     require(self.keep >= 1, f"checkpoint.keep={self.keep} must be at least 1.")
 
@@ -223,7 +271,7 @@ class ValidationConfig:
   top: int = 10
 
   def __post_init__(self) -> None:
-    check_choices(self)
+    check_fields(self, "validation")
     require(self.every >= 0, f"validation.every={self.every} must be >= 0 (0: none).")
     require(
       1 <= self.top <= self.num_samples,
@@ -249,9 +297,10 @@ class EvaluationConfig:
   seed: int = 1000
 
   def __post_init__(self) -> None:
-    check_choices(self)
+    check_fields(self, "evaluation")
     for name in ("num_prompts", "num_samples"):
       require(getattr(self, name) >= 1, f"evaluation.{name} must be at least 1.")
+    require(0 <= self.seed < 2**32, f"evaluation.seed={self.seed} must be in [0, 2^32).")
     too_large = [n for n in self.budgets if not 1 <= n <= self.num_samples]
     require(
       not too_large,
@@ -274,6 +323,14 @@ class MeshConfig:
   fsdp: int = 1
   tensor: int = 1
 
+  def __post_init__(self) -> None:
+    check_fields(self, "mesh")
+    require(
+      self.data == -1 or self.data >= 1, f"mesh.data={self.data} must be at least 1, or -1 (rest)."
+    )
+    for name in ("fsdp", "tensor"):
+      require(getattr(self, name) >= 1, f"mesh.{name}={getattr(self, name)} must be at least 1.")
+
 
 @dataclasses.dataclass(frozen=True)
 class LoggingConfig:
@@ -293,3 +350,9 @@ class LoggingConfig:
   project: str = "tea_jax"
   samples_every: int = 10
   samples_per_prompt: int = 4
+
+  def __post_init__(self) -> None:
+    check_fields(self, "logging")
+    for name in ("samples_every", "samples_per_prompt"):
+      value = getattr(self, name)
+      require(value >= 0, f"logging.{name}={value} must be >= 0 (0: none).")

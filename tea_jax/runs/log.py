@@ -6,6 +6,7 @@ went on writes the same bytes; wall-clock times and memory go to `timings.jsonl`
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tea_jax.runs.checkpoints import CheckpointError
 from tea_jax.runs.groups import LoggingConfig
 from tea_jax.runs.loggers import make_loggers
 from tea_jax.runtime.extras import extra
@@ -33,6 +35,7 @@ _SHOWN = (
   ("entropy", "entropy"),
   ("completions/mean_length", "length"),
   ("frac_reward_zero_std", "flat groups"),
+  ("advantage/zero_group_frac", "no signal"),
   ("grad_norm", "grad norm"),
   ("time/rollout", "rollout s"),
   ("time/update", "update s"),
@@ -74,11 +77,18 @@ class JsonlLog:
 
   def append(self, record: Mapping[str, Any]) -> None:
     line = json.dumps({k: plain(v) for k, v in record.items()}, allow_nan=False)
-    self._file.write(line.encode() + b"\n")
-    self._file.flush()
+    try:
+      self._file.write(line.encode() + b"\n")
+      self._file.flush()
+    except OSError as error:
+      raise CheckpointError(
+        f"{self.path} could not be written ({os.strerror(error.errno or 0)}); free some space and "
+        "run the same command again: it goes on from the last checkpoint."
+      ) from error
 
   def close(self) -> None:
-    self._file.close()
+    with contextlib.suppress(OSError):  # what a full disk did not take was reported already
+      self._file.close()
 
 
 def plain(value: Any) -> Any:

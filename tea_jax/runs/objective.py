@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from tea_jax.runs.checks import check_choices, require
+from tea_jax.runs.checks import check_fields, require
 
 KLEstimator = Literal["k1", "k2", "k3"]
 
@@ -72,7 +72,7 @@ class ObjectiveConfig:
   truncation_penalty: float = 0.0
 
   def __post_init__(self) -> None:
-    check_choices(self)
+    check_fields(self, "objective")
     require(self.kl_coefficient >= 0, f"kl_coefficient={self.kl_coefficient} must be >= 0.")
     if self.kl_placement == "reward":
       require(

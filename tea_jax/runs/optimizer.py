@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from tea_jax.runs.checks import check_choices, require
+from tea_jax.runs.checks import check_fields, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class OptimizerConfig:
   max_skipped: int = 10
 
   def __post_init__(self) -> None:
-    check_choices(self)
+    check_fields(self, "optimizer")
     require(self.learning_rate > 0, f"learning_rate={self.learning_rate} must be positive.")
     require(
       self.updates_per_batch >= 1, f"updates_per_batch={self.updates_per_batch} must be >= 1."
@@ -67,6 +67,7 @@ class OptimizerConfig:
       f"final_learning_rate_ratio={self.final_learning_rate_ratio} has no effect with "
       'schedule="constant"; use "linear" or "cosine".',
     )
+    require(self.epsilon > 0, f"epsilon={self.epsilon} must be positive.")
     require(self.max_gradient_norm >= 0, f"max_gradient_norm={self.max_gradient_norm} is negative.")
     for name in ("beta1", "beta2"):
       value = getattr(self, name)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tea_jax.runs.checkpoints import CheckpointStore
+from tea_jax.runtime.keys import THREEFRY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +86,17 @@ def save_state(
   log_offsets: Mapping[str, int],
   prompts: int,
   pending: Sequence[Mapping[str, Any]] | None = None,
+  identity: Mapping[str, str] | None = None,
 ) -> None:
-  """Writes the state before `step`; `prompts` is the checksum of the run's prompts."""
+  """Writes the state before `step`.
+
+  Args:
+    store: of the run.
+    step: the next step.
+    state, root, log_offsets, pending: see `Restored`.
+    prompts: checksum of the run's prompts.
+    identity: digests of what a run must go on with, by what they are of.
+  """
   meta = {
     "key": np.asarray(jax.random.key_data(root)).tolist(),
     "iterator": dict(state.iterator),
@@ -95,26 +105,34 @@ def save_state(
     "logs": dict(log_offsets),
     "prompts": prompts,
     "pending": pending,
+    "identity": dict(identity or {}),
   }
   store.save(step, state.arrays, meta)
 
 
 def restore_state(
-  store: CheckpointStore, fresh: State, root: jax.Array, *, prompts: int
+  store: CheckpointStore,
+  fresh: State,
+  root: jax.Array,
+  *,
+  prompts: int,
+  identity: Mapping[str, str] | None = None,
+  accept_changes: bool = False,
 ) -> Restored:
   """The last checkpoint that is whole, or the fresh state if there is none.
 
   The fresh optimiser state is freed before a checkpoint is read, so that there is room for it.
 
   Raises:
-    ValueError: if the run was started with other prompts.
+    ValueError: if the run was started with other prompts, or another identity (see `save_state`)
+      unless `accept_changes`.
   """
   abstract = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), fresh.arrays
   )
   if store.steps():
     jax.tree.map(lambda leaf: leaf.delete(), fresh.optimizer)
-  found = store.restore_latest(abstract)
+  found = store.restore_latest(abstract, check=_from_meta)
   if found is None:
     return Restored(0, fresh, root)
   meta = found.meta
@@ -123,11 +141,39 @@ def restore_state(
       "the prompts of this run are other ones than at its start (another file, template or "
       "tokenizer); go on with the same, or choose another --run-folder."
     )
-  state = State(
-    **found.state,
-    iterator=meta["iterator"],
-    best=None if meta["best"] is None else Best(**meta["best"]),
-    skipped=int(meta["skipped"]),
-  )
-  root = jax.random.wrap_key_data(jnp.asarray(meta["key"], jnp.uint32))
+  began = meta.get("identity") or {}
+  changed = [what for what, digest in (identity or {}).items() if began.get(what, digest) != digest]
+  if changed and not accept_changes:
+    raise ValueError(
+      f"this run began with another {', another '.join(changed)}; go on with the same, choose "
+      "another --run-folder, or accept the change with --checkpoint.accept-changes."
+    )
+  iterator, best, skipped, _ = _from_meta(meta)
+  state = State(**found.state, iterator=iterator, best=best, skipped=skipped)
+  root = jax.random.wrap_key_data(jnp.asarray(meta["key"], jnp.uint32), impl=THREEFRY)
   return Restored(found.step, state, root, meta["logs"], meta.get("pending"))
+
+
+def _from_meta(meta: Mapping[str, Any]) -> tuple[dict[str, int], Best | None, int, dict[str, int]]:
+  """Iterator, best, skipped updates and log offsets of a checkpoint's JSON, checked.
+
+  Raises:
+    ValueError: for what no checkpoint holds.
+  """
+  key, iterator, best, logs = (meta[name] for name in ("key", "iterator", "best", "logs"))
+  _check_counts("key", dict(enumerate(key)))
+  _check_counts("iterator", iterator)
+  _check_counts("logs", logs)
+  _check_counts("skipped", {"skipped": meta["skipped"]})
+  if best is not None:
+    _check_counts("best", {"step": best["step"]})
+    best = Best(step=best["step"], score=float(best["score"]))
+  return dict(iterator), best, meta["skipped"], dict(logs)
+
+
+def _check_counts(what: str, values: Any) -> None:
+  counts = isinstance(values, Mapping) and all(
+    isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values.values()
+  )
+  if not counts:
+    raise ValueError(f"its {what} is damaged: {values!r:.80}")

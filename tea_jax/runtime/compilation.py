@@ -6,6 +6,8 @@ import hashlib
 import os
 import pathlib
 import platform
+import stat
+import warnings
 
 import jax
 
@@ -25,24 +27,64 @@ def host_fingerprint() -> str:
   return hashlib.sha256(features.encode()).hexdigest()[:12]
 
 
-def enable_compilation_cache(path: str | os.PathLike | None = None) -> pathlib.Path:
+def enable_compilation_cache(path: str | os.PathLike | None = None) -> pathlib.Path | None:
   """Keeps compiled programs on disk; call it before the first compile.
 
-  Entries are executable code, so the folder is made readable by its owner alone. A folder of its
-  own a kind of processor lets machines share a home directory.
+  Entries are executable code, so the folder must be the user's own: readable and writable by its
+  owner alone, no link, and below no folder that others may write (but for sticky ones like /tmp). A
+  folder of its own a kind of processor lets machines share a home directory. The cache is a
+  convenience: where none can be kept, one sentence says so, and everything compiles again.
 
   Args:
-    path: root of the cache; by default `$TEA_JAX_CACHE`, else `tea_jax` in the user's cache folder.
+    path: root of the cache; by default `$TEA_JAX_CACHE`, else what `$JAX_COMPILATION_CACHE_DIR`
+      says, else `tea_jax` in the user's cache folder.
 
   Returns:
-    The folder in use.
+    The folder in use, None for none.
   """
-  if path is None:
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    path = os.environ.get("TEA_JAX_CACHE") or pathlib.Path(home) / "tea_jax"
-  folder = pathlib.Path(path) / f"xla-{host_fingerprint()}"
-  folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+  try:
+    folder = _own_folder(path)
+  except (OSError, RuntimeError) as error:
+    warnings.warn(
+      f"no compilation cache, so programs compile again in every process: {error}; set "
+      "TEA_JAX_CACHE to a folder of yours",
+      stacklevel=2,
+    )
+    return None
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  return folder
+
+
+def _own_folder(path: str | os.PathLike | None) -> pathlib.Path:
+  """The cache's folder, made if need be.
+
+  Raises:
+    OSError: if it cannot be made or written, or is not the user's own.
+    RuntimeError: if the user has no home.
+  """
+  path = path or os.environ.get("TEA_JAX_CACHE")
+  chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+  if path is None and chosen:
+    folder = pathlib.Path(chosen)
+  else:
+    if path is None:
+      home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+      path = pathlib.Path(home) / "tea_jax"
+    folder = pathlib.Path(path) / f"xla-{host_fingerprint()}"
+  folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+  user, info = os.getuid(), folder.lstat()
+  if not stat.S_ISDIR(info.st_mode) or info.st_uid != user:
+    raise OSError(f"{folder} is a link, or another user owns it")
+  folder.chmod(0o700)
+  for parent in folder.resolve().parents:
+    info = parent.stat()
+    # A group of one's own, as many systems give each user, is no stranger.
+    writers = 0o002 if info.st_uid == user else 0o022
+    open_to_all = info.st_mode & writers and not info.st_mode & stat.S_ISVTX
+    if open_to_all or info.st_uid not in (user, 0):
+      raise OSError(f"others may replace {folder}: they may write {parent}")
+  if not os.access(folder, os.W_OK):
+    raise OSError(f"{folder} cannot be written")
   return folder

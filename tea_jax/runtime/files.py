@@ -13,6 +13,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], An
   """Calls `write` with a temporary path beside `path` and then puts it in place."""
   target = pathlib.Path(path)
   temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+  temporary.unlink(missing_ok=True)  # never written through a link that lies there
   try:
     write(temporary)
     os.replace(temporary, target)

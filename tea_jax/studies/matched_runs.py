@@ -12,8 +12,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-
 from tea_jax.advantages import AdvantageSpec
 from tea_jax.data import EncodedPrompts
 from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy, prompts_of_a_call
@@ -26,6 +24,7 @@ from tea_jax.runs import build
 from tea_jax.runs.config import RunConfig, to_dict
 from tea_jax.runs.plan import decode_memory
 from tea_jax.runs.presets import Preset
+from tea_jax.runtime.keys import make_key
 from tea_jax.runtime.memory import return_free_memory
 from tea_jax.training.learner import make_learner
 from tea_jax.training.loop import train
@@ -89,7 +88,7 @@ def train_matched(
   held_out = list(splits["test"])[: config.evaluation.num_prompts]
   if not held_out:
     raise ValueError("the test split has no prompts; set data.num_test.")
-  prompts = build.encode(held_out, policy, config.data)
+  prompts = build.encode(held_out, policy, config.data, config.sampling)
 
   def evaluate(name: str, params: Any) -> Records:
     samples = config.evaluation.num_samples
@@ -145,7 +144,7 @@ def evaluate_parameters(
     ).engine,
     params,
     prompts,
-    key=jax.random.key(options.seed),
+    key=make_key(options.seed),
     num_samples=options.num_samples,
     prompts_per_call=prompts_per_call,
     rollouts_per_call=config.sampling.num_rollouts,

@@ -107,7 +107,7 @@ def make_learner(
   """
   fields = {f.name: getattr(policy, f.name) for f in dataclasses.fields(policy)}
   tokenizer = fields.pop("tokenizer")
-  del fields["params"]
+  del fields["params"], fields["generation"]
   objective = dataclasses.replace(objective, kl_coefficient=float(objective.kl_coefficient > 0))
   # What the update takes as arguments must not tell compiled functions apart.
   defaults = OptimizerConfig()

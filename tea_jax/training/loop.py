@@ -20,8 +20,9 @@ import jax
 import numpy as np
 
 from tea_jax.advantages import GroupRule
-from tea_jax.data import PromptIterator
+from tea_jax.data import PromptIterator, columns_digest
 from tea_jax.evaluation.scoring import Scorer, Scores, sample_record
+from tea_jax.models.digest import parameters_digest
 from tea_jax.models.policy import Policy
 from tea_jax.rewards import RewardError, RewardFunction
 from tea_jax.rollout.types import Rollouts
@@ -31,7 +32,9 @@ from tea_jax.runs.config import RunConfig
 from tea_jax.runs.folder import RunFolder
 from tea_jax.runs.log import RunLog, plain, read_jsonl
 from tea_jax.runs.state import Best, State, restore_state, save_state
+from tea_jax.runtime.code_identity import code_identity
 from tea_jax.runtime.extras import extra
+from tea_jax.runtime.keys import make_key
 from tea_jax.runtime.memory import return_free_memory
 from tea_jax.training.advantage_step import AdvantageStep, rewards_for_rule
 from tea_jax.training.batch_updates import update_on_batch
@@ -144,13 +147,23 @@ class Run:
       mesh=self.mesh,
     )
     self.learning_rates = learning_rates(parts.optimizer, parts.steps)
-    self.root = jax.random.key(parts.seed)
+    self.root = make_key(parts.seed)
     self.iterator = PromptIterator(
       len(self.prompts), batch_size=parts.prompts_per_step, key=self._key(_DATA)
     )
+    self.told_ties = False
     self.advantages = AdvantageStep(self.rule, answer=parts.answer)
     start = parts.policy.params
     self.reference = start if parts.objective.needs_reference else None
+    self.identity = {
+      "reward": code_identity(parts.reward),
+      "rule": code_identity(self.rule),
+      "set of data columns": columns_digest(
+        [*self.prompts.prompts, *self.validation.prompts.prompts]
+      ),
+    }
+    if self.reference is not None or parts.lora is not None:
+      self.identity["base model"] = parameters_digest(start)
     trainable, self.frozen = self.learner.start(
       start, self._key(_ADAPTERS), borrowed=parts.borrowed or bool(self.reference)
     )
@@ -174,8 +187,15 @@ class Run:
     encoded = repr((self.prompts.tokens, self.validation.prompts.tokens))
     self.prompts_checksum = zlib.crc32(encoded.encode())
     self.first_step, self.state, self.root, offsets, self.pending = restore_state(
-      self.store, fresh, self.root, prompts=self.prompts_checksum
+      self.store,
+      fresh,
+      self.root,
+      prompts=self.prompts_checksum,
+      identity=self.identity,
+      accept_changes=self.parts.checkpoint.accept_changes,
     )
+    if offsets is None:
+      folder.check_restart()
     # The best validation that each checkpoint of this process knows of: its weights must stay.
     self.bests = {self.first_step: self.state.best}
     del fresh
@@ -287,7 +307,23 @@ class Run:
         "epoch": self.iterator.state.epoch,
       }
       self._log_samples(step, chosen, scores, np.asarray(advantages))
+    self._tell_ties(step, metrics)
     return metrics, {**clock.timings(metrics["num_tokens"]), **memory_metrics()}
+
+  def _tell_ties(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Says once that a rule of the tail is blind to most groups, and what is not."""
+    share = metrics.get("tail/tied_frac", 0.0)
+    of_tail = {"tail_fraction", "budget"} <= set(self.rule.parameters)
+    if share < 0.5 or self.told_ties or not of_tail or self.rule.name == "tied_tea":
+      return
+    self.told_ties = True
+    self.log.say(
+      f"step {step + 1}: in {share:.0%} of the groups the whole tail is one reward, and "
+      f"{self.rule.name} tells it apart from nothing. That is right where the best of "
+      f"{self.rule.parameters['budget']} reaches this reward anyway; otherwise use "
+      "--advantage.name tied_tea, cat_pass_at_n (right or wrong) or max_at_k, a smaller budget, or "
+      "a finer reward."
+    )
 
   def _key(self, purpose: int, step: int | None = None) -> jax.Array:
     key = jax.random.fold_in(self.root, purpose)
@@ -378,6 +414,7 @@ class Run:
       log_offsets=offsets,
       prompts=self.prompts_checksum,
       pending=pending,
+      identity=self.identity,
     )
     self.bests[step] = state.best
     kept = list(self.bests.values())[-self.parts.checkpoint.keep :]

@@ -73,7 +73,7 @@ def test_conversation_keeps_its_turns():
     (TURNS[:2], "ends with the assistant"),
     ([], "without messages"),
     ("  \n", "empty"),
-    ([{"content": "x"}], "neither a text nor a list"),
+    ([{"content": "x"}], "message 0 .* needs a role"),
     (3, "neither a text nor a list"),
   ],
 )

@@ -7,20 +7,19 @@ import pytest
 from tea_jax.data import encode_prompts, make_prompt, render_prompt
 from tests.training import tiny
 
+TEMPLATE = (
+  "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}|{% endfor %}"
+  "{% if add_generation_prompt %}a:{% endif %}"
+)
+
 
 class Tokenizer:
   """One token a character; raw text gets a BOS (1), chat templates write their own."""
 
   bos_token_id = 1
 
-  def __init__(self, chat_template="yes", prefix="\x01"):
-    self.chat_template = chat_template
-    self.prefix = prefix
-
-  def apply_chat_template(self, conversation, tokenize, add_generation_prompt, **_):
-    assert not tokenize
-    assert add_generation_prompt
-    return self.prefix + "".join(f"{m['role'][0]}:{m['content']}|" for m in conversation) + "a:"
+  def __init__(self, chat_template=TEMPLATE, prefix="\x01"):
+    self.chat_template = chat_template and prefix + chat_template
 
   def __call__(self, text, add_special_tokens):
     return {"input_ids": [1] * add_special_tokens + [ord(character) for character in text]}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tea_jax.evaluation.identity import _bit_sum, parameters_digest
+from tea_jax.models.digest import _bit_sum, parameters_digest
 
 DTYPES = ("float32", "bfloat16", "float16", "int8", "uint32")
 

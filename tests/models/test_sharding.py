@@ -63,7 +63,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
 from jax.sharding import PartitionSpec as P
-from tea_jax.evaluation.identity import parameters_digest
+from tea_jax.models.digest import parameters_digest
 from tea_jax.models import hf, safetensors_io
 from tea_jax.models.weights.load import load_policy
 from tea_jax.models.sharding import make_mesh, shard_params

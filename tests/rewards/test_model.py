@@ -11,15 +11,11 @@ from tea_jax.rewards.model import ModelReward
 class Tokenizer:
   """One token a character; id 2 is both end and padding, as in many reward models."""
 
-  chat_template = "yes"
   bos_token_id, eos_token_id, pad_token_id = 1, 2, 2
 
   def __init__(self, prefix="\x01"):
-    self.prefix = prefix
-
-  def apply_chat_template(self, conversation, tokenize, **_):
-    assert not tokenize
-    return self.prefix + "".join(f"{m['role'][0]}:{m['content']}\x02" for m in conversation)
+    turns = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\x02{% endfor %}"
+    self.chat_template = prefix + turns
 
   def __call__(self, text, add_special_tokens):
     assert not add_special_tokens

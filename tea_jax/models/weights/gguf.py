@@ -41,14 +41,26 @@ def config_from_gguf(file: GgufFile) -> ModelConfig:
     )
 
   def get(key: str, *default: Any) -> Any:
-    if f"{arch}.{key}" not in meta and not default:
-      raise ValueError(f"{file.source} lacks the metadata key {arch}.{key}.")
-    return meta.get(f"{arch}.{key}", *default)
+    if f"{arch}.{key}" not in meta:
+      if not default:
+        raise ValueError(f"{file.source} lacks the metadata key {arch}.{key}.")
+      return default[0]
+    value = meta[f"{arch}.{key}"]
+    if not _is_meant(key, value):
+      raise ValueError(f"{file.source} has {arch}.{key}={value!r:.80}, which cannot be meant.")
+    return value
 
   names = file.shapes()
   if "token_embd.weight" not in names:
     raise ValueError(f"{file.source} lacks the tensor token_embd.weight.")
   special = {key: meta.get(f"tokenizer.ggml.{key}_token_id") for key in ("bos", "eos", "eot")}
+  for key, index in special.items():
+    vocabulary = names["token_embd.weight"][0]
+    if index is not None and not (isinstance(index, int) and 0 <= index < vocabulary):
+      raise ValueError(
+        f"{file.source} has tokenizer.ggml.{key}_token_id={index!r:.80}, which is beyond its "
+        f"{vocabulary} embeddings."
+      )
   ends = [special[key] for key in ("eos", "eot") if special[key] is not None]
   common = {
     "model_type": _MODEL_TYPES[arch],
@@ -60,7 +72,7 @@ def config_from_gguf(file: GgufFile) -> ModelConfig:
   }
   hidden, heads = get("embedding_length"), get("attention.head_count")
   if arch == "gpt2":
-    return config_from_hf(
+    return _config(
       common
       | {
         "n_embd": hidden,
@@ -69,7 +81,8 @@ def config_from_gguf(file: GgufFile) -> ModelConfig:
         "n_inner": get("feed_forward_length"),
         "n_positions": get("context_length"),
         "layer_norm_epsilon": _shortest(get("attention.layer_norm_epsilon")),
-      }
+      },
+      file,
     )
   head_dim = get("attention.key_length", hidden // heads)
   if get("rope.dimension_count", head_dim) != head_dim:
@@ -88,13 +101,13 @@ def config_from_gguf(file: GgufFile) -> ModelConfig:
     "max_position_embeddings": get("context_length"),
     "rms_norm_eps": _shortest(get("attention.layer_norm_rms_epsilon")),
     "rope_theta": float(get("rope.freq_base", 10000.0)),
-    "rope_scaling": _linear_scaling(get("rope.scaling.type", "none"), get, file),
+    "rope_scaling": _linear_scaling(get, file),
     "attention_bias": bias,
     "mlp_bias": "blk.0.ffn_up.bias" in names,
   }
   if arch == "llama" and get("attention.sliding_window", None):
     hf |= {"model_type": "mistral", "sliding_window": get("attention.sliding_window")}
-  config = config_from_hf(hf)
+  config = _config(hf, file)
   config = dataclasses.replace(config, output_bias="blk.0.attn_output.bias" in names)
   if _ROPE_FACTORS in names:
     config = dataclasses.replace(config, rope_scaling=_llama3_scaling(file, config))
@@ -115,9 +128,33 @@ def load_params(
   )
 
 
-def _linear_scaling(kind: str, get: Callable[..., Any], file: GgufFile) -> dict[str, Any] | None:
+def _config(hf: Mapping[str, Any], file: GgufFile) -> ModelConfig:
+  try:
+    return config_from_hf(hf)
+  except ValueError as error:
+    raise ValueError(f"{file.source}: {error}") from error
+
+
+def _is_meant(key: str, value: Any) -> bool:
+  """Whether a value of the metadata has the type and range of its key."""
+  name = key.rpartition(".")[2]
+  if key == "rope.scaling.type":
+    return isinstance(value, str)
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    return False
+  if "epsilon" in name or name in ("freq_base", "factor", "scale_linear"):
+    return 0 < value < float("inf")
+  return isinstance(value, int) and 0 <= value < (10_001 if name == "block_count" else 2**31)
+
+
+def _linear_scaling(get: Callable[..., Any], file: GgufFile) -> dict[str, Any] | None:
+  # llama.cpp wrote the factor of linear scaling under this key in 2023, and still reads it.
+  legacy = get("rope.scale_linear", None)
+  kind = get("rope.scaling.type", "none" if legacy is None else "linear")
   if kind == "none":
     return None
+  if kind == "linear" and legacy is not None:
+    return {"rope_type": "linear", "factor": float(get("rope.scaling.factor", legacy))}
   if kind == "linear":
     return {"rope_type": "linear", "factor": float(get("rope.scaling.factor"))}
   raise ValueError(

@@ -26,6 +26,7 @@ _SCALARS = {
   **{10: "<Q", 11: "<q", 12: "<d"},
 }
 _STRING, _ARRAY = 8, 9
+_SMALLEST_KEY, _SMALLEST_TENSOR = 13, 32  # bytes in the header
 _CHUNK = 1 << 20  # elements dequantised at a time
 
 
@@ -51,18 +52,22 @@ class GgufFile:
   def __init__(self, path: str | os.PathLike[str]):
     self._path = pathlib.Path(path)
     self._gguf = _package()
+    size = self._path.stat().st_size
     with self._path.open("rb") as stream:
       try:
-        self.metadata, self._tensors = self._header(stream)
-      except (struct.error, EOFError, UnicodeDecodeError) as error:
+        self.metadata, self._tensors = self._header(_Header(stream, size))
+      except (struct.error, EOFError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is truncated or damaged in its header ({error}).") from error
-    size = self._path.stat().st_size
-    for name, tensor in self._tensors.items():
+    before, previous = 0, ""
+    for name, tensor in sorted(self._tensors.items(), key=lambda item: item[1].start):
       end = tensor.start + tensor.row_bytes * math.prod(tensor.shape[:-1])
       if end > size:
         raise ValueError(
           f"{path} is truncated: tensor {name} ends at byte {end}, the file has {size}."
         )
+      if tensor.start < before:
+        raise ValueError(f"{path} is damaged: the tensors {previous} and {name} overlap.")
+      before, previous = end, name
 
   @property
   def source(self) -> str:
@@ -95,31 +100,59 @@ class GgufFile:
       raw = raw.view(np.float32 if kind == kinds.F32 else np.float16)
     return self._gguf.quants.dequantize(raw, kind).astype(np.float32, copy=False)
 
-  def _header(self, stream: BinaryIO) -> tuple[dict[str, Any], dict[str, _Tensor]]:
-    if stream.read(4) != b"GGUF":
+  def _header(self, header: _Header) -> tuple[dict[str, Any], dict[str, _Tensor]]:
+    if header.left < 4 or header.read(4) != b"GGUF":
       raise ValueError(f"{self._path} is not a GGUF file.")
-    version = _scalar(stream, "<I")
+    version = header.scalar("<I")
     if version not in (2, 3):
       raise ValueError(
         f"{self._path} has GGUF version {version}; supported: 2 and 3, little-endian."
       )
-    num_tensors, num_keys = _scalar(stream, "<Q"), _scalar(stream, "<Q")
-    metadata = {}
+    num_tensors, num_keys = header.scalar("<Q"), header.scalar("<Q")
+    header.check_count(num_keys, _SMALLEST_KEY)
+    metadata: dict[str, Any] = {}
     for _ in range(num_keys):
-      key = _string(stream)
-      metadata[key] = _value(stream, _scalar(stream, "<I"))
-    described = []
+      key = header.string()
+      if key in metadata:
+        raise ValueError(f"{self._path} has the metadata key {key} twice.")
+      metadata[key] = header.value(header.scalar("<I"))
+    header.check_count(num_tensors, _SMALLEST_TENSOR)
+    described: dict[str, tuple[tuple[int, ...], int, int]] = {}
     for _ in range(num_tensors):
-      name, rank = _string(stream), _scalar(stream, "<I")
+      name, rank = header.string(), header.scalar("<I")
+      if name in described:
+        raise ValueError(f"{self._path} has the tensor {name} twice.")
+      if not 1 <= rank <= 4:
+        raise ValueError(f"Tensor {name} of {self._path} has {rank} axes; GGUF has 1 to 4.")
       # GGUF lists the fastest axis first.
-      shape = tuple(_scalar(stream, "<Q") for _ in range(rank))[::-1]
-      described.append((name, shape, _scalar(stream, "<I"), _scalar(stream, "<Q")))
+      shape = tuple(header.scalar("<Q") for _ in range(rank))[::-1]
+      described[name] = (shape, header.scalar("<I"), header.scalar("<Q"))
+    self._check_split(metadata)
     alignment = metadata.get("general.alignment", 32)
-    data = -(-stream.tell() // alignment) * alignment
+    whole = isinstance(alignment, int) and not isinstance(alignment, bool)
+    if not whole or alignment < 1 or alignment & (alignment - 1):
+      raise ValueError(
+        f"{self._path} has general.alignment={alignment!r:.80}, which is no power of two."
+      )
+    data = -(-header.position // alignment) * alignment
+    for name, (_, _, offset) in described.items():
+      if offset % alignment:
+        raise ValueError(
+          f"Tensor {name} of {self._path} starts at byte {offset} of the data, no multiple of "
+          f"general.alignment={alignment}."
+        )
     return metadata, {
       name: self._tensor(name, shape, code, data + offset)
-      for name, shape, code, offset in described
+      for name, (shape, code, offset) in described.items()
     }
+
+  def _check_split(self, metadata: Mapping[str, Any]) -> None:
+    count = metadata.get("split.count", 1)
+    if count not in (0, 1):
+      raise ValueError(
+        f"{self._path} is one of {count} parts of a split model, which are not read; merge them "
+        "with llama-gguf-split --merge FIRST_PART WHOLE.gguf."
+      )
 
   def _tensor(self, name: str, shape: tuple[int, ...], code: int, start: int) -> _Tensor:
     try:
@@ -133,6 +166,11 @@ class GgufFile:
         "installed gguf package cannot dequantise."
       )
     block, size = self._gguf.GGML_QUANT_SIZES[kind]
+    if any(length < 1 for length in shape) or shape[-1] % block:
+      raise ValueError(
+        f"Tensor {name} of {self._path} has shape {shape}; {kind.name} needs rows of a multiple of "
+        f"{block} values."
+      )
     return _Tensor(shape, kind, start, shape[-1] // block * size)
 
 
@@ -143,30 +181,51 @@ def _package() -> Any:
   return package
 
 
-def _read(stream: BinaryIO, size: int) -> bytes:
-  data = stream.read(size)
-  if len(data) != size:
-    raise EOFError("it ends early")
-  return data
+class _Header:
+  """Reads the header of a file; nothing longer than the rest of the file is asked for."""
 
+  def __init__(self, stream: BinaryIO, size: int):
+    self._stream = stream
+    self._size = size
 
-def _scalar(stream: BinaryIO, form: str) -> Any:
-  return struct.unpack(form, _read(stream, struct.calcsize(form)))[0]
+  @property
+  def position(self) -> int:
+    return self._stream.tell()
 
+  @property
+  def left(self) -> int:
+    return self._size - self._stream.tell()
 
-def _string(stream: BinaryIO) -> str:
-  return _read(stream, struct.unpack("<Q", _read(stream, 8))[0]).decode("utf-8")
+  def check_count(self, count: int, smallest: int) -> None:
+    """Refuses `count` items of at least `smallest` bytes that the file has no room for."""
+    if count * smallest > self.left:
+      raise EOFError(f"{count} items are announced where {self.left} bytes are left")
 
+  def read(self, size: int) -> bytes:
+    self.check_count(size, 1)
+    data = self._stream.read(size)
+    if len(data) != size:
+      raise EOFError("it ends early")
+    return data
 
-def _value(stream: BinaryIO, kind: int) -> Any:
-  if kind == _STRING:
-    return _string(stream)
-  if kind == _ARRAY:
-    inner, count = struct.unpack("<IQ", _read(stream, 12))
-    if inner in _SCALARS:
-      form = _SCALARS[inner]
-      return list(struct.unpack(f"<{count}{form[1]}", _read(stream, count * struct.calcsize(form))))
-    return [_value(stream, inner) for _ in range(count)]
-  if kind not in _SCALARS:
-    raise EOFError(f"unknown metadata type {kind}")
-  return _scalar(stream, _SCALARS[kind])
+  def scalar(self, form: str) -> Any:
+    return struct.unpack(form, self.read(struct.calcsize(form)))[0]
+
+  def string(self) -> str:
+    return self.read(self.scalar("<Q")).decode("utf-8")
+
+  def value(self, kind: int) -> Any:
+    if kind == _STRING:
+      return self.string()
+    if kind == _ARRAY:
+      inner, count = struct.unpack("<IQ", self.read(12))
+      if inner in _SCALARS:
+        form = _SCALARS[inner]
+        self.check_count(count, struct.calcsize(form))
+        raw = self.read(count * struct.calcsize(form))
+        return list(struct.unpack(f"<{count}{form[1]}", raw))
+      self.check_count(count, 8)
+      return [self.value(inner) for _ in range(count)]
+    if kind not in _SCALARS:
+      raise EOFError(f"unknown metadata type {kind}")
+    return self.scalar(_SCALARS[kind])

@@ -6,12 +6,14 @@ time, so neither holds the weights twice. `load(save(params))` is exact.
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
+import glob
 import json
 import os
 import pathlib
+import platform
 import shutil
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +24,7 @@ from jax.experimental import multihost_utils
 from tea_jax.models.config import Head, ModelConfig
 from tea_jax.models.weights import reader
 from tea_jax.models.weights.huggingface_config import config_from_hf, config_to_hf, head_from_hf
+from tea_jax.models.weights.huggingface_fields import token_ids
 from tea_jax.models.weights.safetensors_files import (
   STORED,
   SafetensorsFolder,
@@ -29,7 +32,9 @@ from tea_jax.models.weights.safetensors_files import (
   write_safetensors,
 )
 from tea_jax.models.weights.tensor_map import Path, TensorRef, huggingface_map
+from tea_jax.runtime.files import read_json
 
+_GENERATION = "generation_config.json"
 # Buffers that old checkpoints carry and that the forward pass computes.
 _BUFFERS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 # What a model folder may hold, so that replacing one never deletes anything else.
@@ -44,6 +49,10 @@ _OURS = (
   "merges.txt",
   "added_tokens.json",
   "chat_template.jinja",
+  "additional_chat_templates",
+  "*.model",
+  "*.spm",
+  "vocab.txt",
 )
 
 
@@ -52,14 +61,25 @@ def read_config(folder: str | os.PathLike[str]) -> tuple[ModelConfig, Head]:
   file = pathlib.Path(folder) / "config.json"
   if not file.is_file():
     raise FileNotFoundError(f"{folder} is not a model folder: it has no config.json.")
-  hf = _read_json(file)
-  generation = pathlib.Path(folder) / "generation_config.json"
-  if generation.is_file():
-    # Chat models list their end-of-turn tokens here only, and HF's generate reads this file.
-    extra = _read_json(generation).get("eos_token_id")
-    if extra is not None:
-      hf = {**hf, "eos_token_id": extra}
-  return config_from_hf(hf), head_from_hf(hf)
+  hf = read_json(file)
+  try:
+    config, head = config_from_hf(hf), head_from_hf(hf)
+  except ValueError as error:
+    raise ValueError(f"{file}: {error}") from error
+  # Chat models list their end-of-turn tokens here only, and HF's generate reads this file.
+  extra = read_generation_config(folder).get("eos_token_id")
+  if extra is not None:
+    try:
+      config = dataclasses.replace(config, eos_token_ids=token_ids("eos_token_id", extra, config))
+    except ValueError as error:
+      raise ValueError(f"{pathlib.Path(folder) / _GENERATION}: {error}") from error
+  return config, head
+
+
+def read_generation_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+  """The settings of `generation_config.json`; empty if there is none."""
+  file = pathlib.Path(folder) / _GENERATION
+  return read_json(file) if file.is_file() else {}
 
 
 def load_params(
@@ -84,13 +104,13 @@ def load_params(
   Raises:
     ValueError: naming what is missing, left over, misshapen or damaged.
   """
-  store = SafetensorsFolder(folder)
+  store = SafetensorsFolder(folder, ignored=_BUFFERS)
   names = store.shapes()
   prefix = "transformer." if config.architecture == "GPT2" else "model."
   if not any(name.startswith(prefix) for name in names):
     prefix = ""  # a bare backbone, as the first GPT-2 checkpoints were saved
   refs = huggingface_map(config, head=head, prefix=prefix)
-  ignored = {name for name in names if name.endswith(_BUFFERS)}
+  ignored = set()
   embedding = refs["embed", "embedding"].name
   if config.tie_embeddings and head == "causal_lm" and {embedding, "lm_head.weight"} <= set(names):
     _check_tied(store, embedding)
@@ -109,6 +129,7 @@ def save_pretrained(
   head: Head = "causal_lm",
   dtype: str = "float32",
   max_shard_bytes: int = 5 * 10**9,
+  generation: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes a folder that `transformers`, vLLM and the llama.cpp converters load.
 
@@ -123,6 +144,7 @@ def save_pretrained(
     head: what sits on the backbone.
     dtype: `"float32"` (exact), `"bfloat16"` or `"float16"` (rounded).
     max_shard_bytes: tensors beyond this go to a further file.
+    generation: settings of `generation_config.json` to keep, such as a temperature.
 
   Raises:
     ValueError: for an unknown dtype, or parameters that do not fit the config.
@@ -131,7 +153,7 @@ def save_pretrained(
   if dtype not in STORED:
     raise ValueError(f"dtype={dtype!r} is not supported; supported: {', '.join(sorted(STORED))}.")
   target = pathlib.Path(path).absolute()
-  foreign = _foreign_entries(target)
+  foreign = foreign_entries(target)
   if foreign:
     raise FileExistsError(
       f"{path} holds {foreign[0]!r}, which is not part of a model folder; choose another path."
@@ -154,10 +176,10 @@ def save_pretrained(
           "eos_token_id": written["eos_token_id"],
           "pad_token_id": config.pad_token_id,
         }
-        _write_json(folder / "generation_config.json", special)
+        _write_json(folder / _GENERATION, {**(generation or {}), **special})
       if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-        _name_tokenizer_class(folder / "tokenizer_config.json")
+        _write_for_transformers_4(folder / "tokenizer_config.json")
       _swap(folder, target)
   finally:
     if folder is not None:
@@ -216,15 +238,19 @@ def _assemble(leaves: Mapping[Path, Any], pieces: list[_Piece]) -> np.ndarray:
   return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
 
 
-def _name_tokenizer_class(file: pathlib.Path) -> None:
-  """transformers 5 writes a class name that transformers 4 and vLLM do not know; both know this."""
+def _write_for_transformers_4(file: pathlib.Path) -> None:
+  """Names what transformers 5 writes as transformers 4 and vLLM call it; 5 reads that too."""
   if file.is_file():
-    options = _read_json(file)
+    options = read_json(file)
     if options.get("tokenizer_class") == "TokenizersBackend":
-      _write_json(file, options | {"tokenizer_class": "PreTrainedTokenizerFast"})
+      options["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(options.get("extra_special_tokens"), list):
+      options["additional_special_tokens"] = options.pop("extra_special_tokens")
+    _write_json(file, options)
 
 
-def _foreign_entries(folder: pathlib.Path) -> list[str]:
+def foreign_entries(folder: pathlib.Path) -> list[str]:
+  """What a folder holds that no model folder does."""
   if not folder.exists():
     return []
   if not folder.is_dir():
@@ -234,10 +260,26 @@ def _foreign_entries(folder: pathlib.Path) -> list[str]:
 
 
 def _temporary_folder(target: pathlib.Path) -> pathlib.Path:
+  """A new folder beside `target`; what killed saves on this machine left there is removed."""
   target.parent.mkdir(parents=True, exist_ok=True)
-  folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-  folder.chmod(0o755)  # mkdtemp's 0700 would stay with the result
+  host = platform.node() or "host"
+  for left in target.parent.glob(f".{glob.escape(target.name)}.{glob.escape(host)}-*.saving"):
+    if not _is_running(left.name.removesuffix(".saving").rpartition("-")[2]):
+      shutil.rmtree(left, ignore_errors=True)
+  folder = target.with_name(f".{target.name}.{host}-{os.getpid()}.saving")
+  shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir()
   return folder
+
+
+def _is_running(process: str) -> bool:
+  try:
+    os.kill(int(process), 0)
+  except (ProcessLookupError, ValueError):
+    return False
+  except PermissionError:
+    pass
+  return True
 
 
 def _swap(folder: pathlib.Path, target: pathlib.Path) -> None:
@@ -245,17 +287,10 @@ def _swap(folder: pathlib.Path, target: pathlib.Path) -> None:
   if not target.exists():
     os.replace(folder, target)
     return
-  old = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+  old = folder.with_name(folder.name.replace(".saving", "-old.saving"))
   os.replace(target, old)
   os.replace(folder, target)
   shutil.rmtree(old, ignore_errors=True)
-
-
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
-  try:
-    return json.loads(file.read_text())
-  except json.JSONDecodeError as error:
-    raise ValueError(f"{file} is not valid JSON: {error}.") from error
 
 
 def _write_json(file: pathlib.Path, content: Mapping[str, Any]) -> None:

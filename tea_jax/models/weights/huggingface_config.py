@@ -12,11 +12,13 @@ from typing import Any
 
 from tea_jax.models.config import Head, ModelConfig
 from tea_jax.models.weights.huggingface_fields import (
+  check_values,
   gpt2_fields,
   gpt2_keys,
   llama_fields,
   llama_keys,
   required,
+  token_ids,
 )
 
 
@@ -94,6 +96,7 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
     ValueError: for an unsupported architecture, rope type, activation or option, or a missing key;
       the message names it and lists what is supported.
   """
+  check_values(hf)
   model_type = hf.get("model_type")
   if model_type not in _FAMILIES:
     raise ValueError(
@@ -108,19 +111,32 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
         f"it must be absent or {harmless[-1]!r}."
       )
   values = {**family.defaults, **{key: value for key, value in hf.items() if value is not None}}
-  # An explicit null switches the window off, which is not the same as leaving the key out.
-  if "sliding_window" in hf and hf["sliding_window"] is None:
-    values["sliding_window"] = None
+  # An explicit null switches off, which is not the same as leaving the key out.
+  for key in ("sliding_window", "bos_token_id", "eos_token_id", "pad_token_id"):
+    if key in hf and hf[key] is None:
+      values[key] = None
   read = gpt2_fields if model_type == "gpt2" else llama_fields
-  ends = values.get("eos_token_id")
-  ends = () if ends is None else tuple(ends) if isinstance(ends, (list, tuple)) else (ends,)
+  vocab_size = required(values, "vocab_size")
+
+  def special(key: str) -> tuple[int, ...]:
+    # Negative padding ids mean none; a default of the family may not fit a small vocabulary.
+    ids = values.get(key)
+    if key == "pad_token_id" and isinstance(ids, int) and ids < 0:
+      return ()
+    found = token_ids(key, ids)
+    beyond = [index for index in found if index >= vocab_size]
+    if beyond and hf.get(key) is not None and key == "eos_token_id":
+      raise ValueError(f"{key}={beyond[0]} is beyond vocab_size={vocab_size}.")
+    return tuple(index for index in found if index < vocab_size)
+
+  ends, begins, pads = map(special, ("eos_token_id", "bos_token_id", "pad_token_id"))
   return ModelConfig(
     architecture=family.architecture,
-    vocab_size=required(values, "vocab_size"),
+    vocab_size=vocab_size,
     tie_embeddings=bool(values.get("tie_word_embeddings", False)),
-    bos_token_id=values.get("bos_token_id"),
+    bos_token_id=begins[0] if begins else None,
     eos_token_ids=ends,
-    pad_token_id=values.get("pad_token_id"),
+    pad_token_id=pads[0] if pads else None,
     **{**read(family.architecture, values), **family.traits},
   )
 
@@ -141,7 +157,10 @@ def head_from_hf(hf: Mapping[str, Any]) -> Head:
       f"{', '.join(sorted(_HEAD_SUFFIX))}."
     )
   head = matching[0]
-  labels = hf.get("num_labels") or len(hf.get("id2label") or {0: "", 1: ""})
+  names = hf.get("id2label") or {0: "", 1: ""}
+  if not isinstance(names, Mapping):
+    raise ValueError(f"id2label={names!r:.80} must be an object.")
+  labels = hf.get("num_labels") or len(names)
   if head == "sequence_classifier" and labels != 1:
     raise ValueError(
       f"{name} has {labels} labels; a reward model needs exactly 1 (set num_labels or id2label)."
@@ -184,4 +203,7 @@ def config_to_hf(
 
 
 def _class_name(hf: Mapping[str, Any]) -> str | None:
-  return (hf.get("architectures") or [None])[0]
+  names = hf.get("architectures") or [None]
+  if not isinstance(names, list) or not isinstance(names[0], str | None):
+    raise ValueError(f"architectures={names!r:.80} must be a list of class names.")
+  return names[0]

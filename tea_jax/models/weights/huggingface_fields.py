@@ -19,6 +19,76 @@ _ACTIVATIONS: dict[str, Literal["silu", "gelu_tanh", "gelu"]] = {
 _HF_ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh", "gelu": "gelu"}
 
 
+_LARGEST = 2**31 - 1
+_MOST_LAYERS = 10_000
+_SIZES = (
+  *("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"),
+  *("num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window"),
+  *("n_embd", "n_head", "n_positions", "n_inner", "original_max_position_embeddings"),
+)
+_LAYERS = ("num_hidden_layers", "n_layer")
+_POSITIVE = (
+  *("rms_norm_eps", "layer_norm_epsilon", "rope_theta"),
+  *("factor", "low_freq_factor", "high_freq_factor"),
+)
+_SWITCHES = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window")
+_NAMES = ("model_type", "hidden_act", "hidden_activation", "activation_function")
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+  """Refuses fields of a config that cannot be meant: wrong types, numbers out of range.
+
+  Raises:
+    ValueError: naming the field and its value.
+  """
+
+  def refuse(key: str, what: str) -> None:
+    raise ValueError(f"{key}={values[key]!r:.80} must be {what}.")
+
+  for key, value in values.items():
+    if value is None:
+      continue
+    if key in _SIZES + _LAYERS:
+      most = _MOST_LAYERS if key in _LAYERS else _LARGEST
+      if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        what = "number of layers" if key in _LAYERS else "number"
+        refuse(key, f"a whole {what} from 1 to {most}")
+    elif key == "max_window_layers":
+      if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        refuse(key, "a whole number, at least 0")
+    elif key in _POSITIVE:
+      if isinstance(value, bool) or not isinstance(value, int | float):
+        refuse(key, "a number")
+      if not 0 < value < 1e300:  # an integer may exceed every float
+        refuse(key, "a positive finite number")
+    elif key in _SWITCHES and not isinstance(value, bool):
+      refuse(key, "true or false")
+    elif key in _NAMES and not isinstance(value, str):
+      refuse(key, "a name")
+    elif key in ("rope_scaling", "rope_parameters"):
+      if not isinstance(value, Mapping):
+        refuse(key, "an object")
+      try:
+        check_values(value)
+      except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def token_ids(key: str, value: Any, config: ModelConfig | None = None) -> tuple[int, ...]:
+  """The ids of one special token or a list of them.
+
+  Raises:
+    ValueError: if one is no id, or beyond the vocabulary of `config`.
+  """
+  ids = () if value is None else tuple(value) if isinstance(value, list | tuple) else (value,)
+  for index in ids:
+    if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+      raise ValueError(f"{key}={value!r:.80} must be the id of a token, or a list of ids.")
+    if config is not None and index >= config.vocab_size:
+      raise ValueError(f"{key}={index} is beyond vocab_size={config.vocab_size}.")
+  return ids
+
+
 def required(values: Mapping[str, Any], key: str) -> Any:
   if values.get(key) is None:
     raise ValueError(f"The model's config.json lacks the key {key!r}.")

@@ -62,7 +62,9 @@ def load_policy(
     ValueError: if the checkpoint is damaged, unsupported or does not match its config.
     MemoryError: if the weights will not fit.
   """
-  config, params, its_tokenizer = _load(name_or_path, "causal_lm", param_dtype, mesh, rules)
+  config, params, its_tokenizer, generation = _load(
+    name_or_path, "causal_lm", param_dtype, mesh, rules
+  )
   if adapter is not None:
     adapters, options = peft.load_adapters(adapter, config)
     params = lora.merge_adapters(params, adapters, options)
@@ -70,6 +72,7 @@ def load_policy(
     config=config,
     params=params,
     tokenizer=its_tokenizer,
+    generation=generation,
     compute_dtype=compute_dtype,
     remat=remat,
     scan_layers=scan_layers,
@@ -87,7 +90,7 @@ def load_sequence_classifier(
   rules: sharding.ShardingRules = sharding.ShardingRules(),  # noqa: B008 (frozen)
 ) -> SequenceClassifier:
   """Loads a reward model (`*ForSequenceClassification` with one label); see `load_policy`."""
-  config, params, its_tokenizer = _load(
+  config, params, its_tokenizer, _ = _load(
     name_or_path, "sequence_classifier", param_dtype, mesh, rules
   )
   return SequenceClassifier(
@@ -116,6 +119,8 @@ def resolve(name_or_path: str | os.PathLike[str]) -> pathlib.Path:
     raise FileNotFoundError(
       f"{name!r} is neither a folder, a .gguf file, a hub id (owner/model) nor {SMOLLM2!r}."
     )
+  if pathlib.Path(name.partition("/")[0]).is_dir():
+    raise FileNotFoundError(f"there is no folder {name!r}.")  # its parent is here: no hub id
   from huggingface_hub import errors, snapshot_download
 
   try:
@@ -132,7 +137,8 @@ def _load(
   dtype: str,
   mesh: jax.sharding.Mesh | None,
   rules: sharding.ShardingRules,
-) -> tuple[ModelConfig, Params, Any]:
+) -> tuple[ModelConfig, Params, Any, dict[str, Any]]:
+  """Config, weights, tokenizer or None, generation settings."""
   if dtype not in STORED:
     raise ValueError(
       f"param_dtype={dtype!r} is not supported; supported: {', '.join(sorted(STORED))}."
@@ -147,14 +153,28 @@ def _load(
     config = gguf.config_from_gguf(file)
     options["shardings"] = sharding.param_shardings(abstract(config), config, mesh, rules)
     params = gguf.load_params(file, config, abstract(config), **options)
-    has_tokenizer = "tokenizer.ggml.model" in file.metadata
-    return config, params, tokenizer.tokenizer_from_gguf(file.metadata) if has_tokenizer else None
+    return config, params, _gguf_tokenizer(file, config), {}
   config, found = huggingface.read_config(path)
   if found != head:
     raise ValueError(f"{path} holds a {found.replace('_', ' ')}, not a {head.replace('_', ' ')}.")
   options["shardings"] = sharding.param_shardings(abstract(config), config, mesh, rules)
   params = huggingface.load_params(path, config, abstract(config), head=head, **options)
-  return config, params, tokenizer.load_tokenizer(path)
+  found_tokenizer = tokenizer.load_tokenizer(path)
+  if found_tokenizer is not None:
+    tokenizer.check_vocabulary(found_tokenizer, config.vocab_size, path)
+  return config, params, found_tokenizer, huggingface.read_generation_config(path)
+
+
+def _gguf_tokenizer(file: GgufFile, config: ModelConfig) -> Any:
+  if "tokenizer.ggml.model" not in file.metadata:
+    return None
+  try:
+    found = tokenizer.tokenizer_from_gguf(file.metadata)
+  except Exception as error:
+    reason = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+    raise ValueError(f"the tokenizer of {file.source} cannot be built: {reason}") from error
+  tokenizer.check_vocabulary(found, config.vocab_size, file.source)
+  return found
 
 
 def _smollm2_file() -> pathlib.Path:

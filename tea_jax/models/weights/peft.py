@@ -19,18 +19,25 @@ from tea_jax.models.lora import PARENTS, LoraConfig, kernel_shape
 from tea_jax.models.weights import reader
 from tea_jax.models.weights.safetensors_files import Stored, open_safetensors, write_safetensors
 from tea_jax.models.weights.tensor_map import TensorRef, huggingface_map
-from tea_jax.runtime.files import write_text, write_whole
+from tea_jax.runtime.files import read_json, write_text, write_whole
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# A repeat behind a group: what makes the time of a match exponential.
+_REPEATED_GROUP = re.compile(r"\)\s*[*+{?]")
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
-# Options of PEFT that change the arithmetic and are not implemented: (key, harmless values).
-_REFUSED = (
-  ("use_dora", (None, False)),
-  ("bias", (None, "none")),
-  ("modules_to_save", (None, [])),
-  ("lora_bias", (None, False)),
-  ("trainable_token_indices", (None, [], {})),
+# Options of PEFT that do not change what an adapter does to the weights, whatever their values.
+_HARMLESS = (
+  *("peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+  *("task_type", "inference_mode", "r", "lora_alpha", "lora_dropout", "target_modules"),
+  *("exclude_modules", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern"),
+  *("fan_in_fan_out", "megatron_config", "megatron_core", "use_rslora", "ephemeral_gpu_offload"),
+  "qalora_group_size",
+  *("runtime_config", "eva_config", "lora_ga_config", "corda_config", "loftq_config"),
 )
+# Values of others that switch them off; an option that is not known must be off as well.
+_OFF = (None, False, [], {})
+# How an adapter was begun; other ways (pissa, olora, corda, loftq) change the base weights too.
+_PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 def save_adapters(
@@ -109,12 +116,8 @@ def load_adapters(path: str | os.PathLike[str], config: ModelConfig) -> tuple[Pa
   for name in (_CONFIG, _WEIGHTS):
     if not (folder / name).is_file():
       raise FileNotFoundError(f"{folder} is not a PEFT adapter: it has no {name}.")
-  options = json.loads((folder / _CONFIG).read_text())
-  if options.get("peft_type") != "LORA":
-    raise ValueError(f"peft_type={options.get('peft_type')!r} is not supported; supported: LORA.")
-  for key, harmless in _REFUSED:
-    if options.get(key) not in harmless:
-      raise ValueError(f"{key}={options[key]!r} of {folder} is not supported; it must be off.")
+  options = read_json(folder / _CONFIG)
+  _check_options(options, folder / _CONFIG)
   pairs = _read_pairs(folder / _WEIGHTS)
   parts: dict[str, dict[int, tuple[np.ndarray, np.ndarray, float]]] = {}
   for target, ref in _target_refs(config).items():
@@ -154,7 +157,7 @@ def load_adapters(path: str | os.PathLike[str], config: ModelConfig) -> tuple[Pa
     a[...], b[...] = 0.0, 0.0
     for layer, (part_a, part_b, scale) in parts[target].items():
       a[layer, :, : part_a.shape[-1]] = part_a
-      b[layer, : part_b.shape[0]] = part_b * np.float32(scale / lora.scale)
+      b[layer, : part_b.shape[0]] = part_b * np.float32(scale / lora.scale if lora.scale else 0.0)
     leaf = {"a": jax.device_put(a), "b": jax.device_put(b)}
     tree.setdefault("layers", {}).setdefault(PARENTS[target], {})[target] = leaf
   return tree, lora
@@ -230,7 +233,12 @@ def _read_pairs(file: pathlib.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     match = _KEY.fullmatch(name)
     if match is None:
       raise ValueError(f"tensor {name} of {file} is no LoRA matrix of a linear layer.")
-    values = handle.get_tensor(name).astype(np.float32)
+    with np.errstate(over="ignore"):
+      values = np.asarray(handle.get_tensor(name)).astype(np.float32)
+    if not np.isfinite(values).all():
+      raise ValueError(f"tensor {name} of {file} holds values that are not finite.")
+    if values.ndim != 2:
+      raise ValueError(f"tensor {name} of {file} has shape {values.shape}; LoRA's are matrices.")
     sides.setdefault(match["module"], {})[match["side"]] = values
   for module, found in sides.items():
     if len(found) != 2:
@@ -242,10 +250,58 @@ def _scale(options: Mapping[str, Any], module: str, rank: int) -> float:
   """The scale of one module; patterns name modules by a suffix, as in PEFT."""
   alpha = options["lora_alpha"]
   for pattern, value in (options.get("alpha_pattern") or {}).items():
-    if re.match(rf"(.*\.)?({pattern})$", module):
+    if _names(pattern, module):
       alpha = value
       break
   return alpha / (math.sqrt(rank) if options.get("use_rslora") else rank)
+
+
+def _check_options(options: Mapping[str, Any], file: pathlib.Path) -> None:
+  """Refuses, by name, every option that makes an adapter more than W + scale B A, or malformed."""
+
+  def refuse(key: str, what: str) -> None:
+    raise ValueError(f"{key}={options.get(key)!r:.80} of the adapter {file} {what}.")
+
+  if options.get("peft_type") != "LORA":
+    raise ValueError(f"peft_type={options.get('peft_type')!r} is not supported; supported: LORA.")
+  for key, value in options.items():
+    if key == "init_lora_weights":
+      if not any(value is start or value == start for start in _PLAIN_STARTS):
+        refuse(key, "changes the base weights too, which is not supported")
+    elif key == "bias":
+      if value not in (None, "none"):
+        refuse(key, "is not supported; it must be none")
+    elif key not in _HARMLESS and not any(value is off or value == off for off in _OFF):
+      refuse(key, "is not supported; it must be off")
+    elif key not in _HARMLESS and isinstance(value, int) and not isinstance(value, bool):
+      refuse(key, "is not supported; it must be off")  # 0 equals False
+  rank = options.get("r")
+  if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+    refuse("r", "must be a whole number, at least 1")
+  if not isinstance(options.get("use_rslora", False), bool | None):
+    refuse("use_rslora", "must be true or false")
+  if not _is_scale(options.get("lora_alpha")):
+    refuse("lora_alpha", "must be a finite number")
+  for key in ("alpha_pattern", "rank_pattern"):
+    patterns = options.get(key) or {}
+    if not isinstance(patterns, dict) or not all(map(_is_scale, patterns.values())):
+      refuse(key, "must be an object of names and numbers")
+    for pattern in patterns:
+      try:
+        re.compile(pattern)
+      except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"{key} of {file}: {pattern!r:.80} is no pattern ({error})") from error
+      if _REPEATED_GROUP.search(pattern) or len(re.findall(r"[*+{]", pattern)) > 3:
+        refuse(key, "repeats a group or too much, which may take for ever to match")
+
+
+def _is_scale(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _names(pattern: str, module: str) -> bool:
+  """Whether a pattern of PEFT, which names modules by a suffix, names this one."""
+  return re.match(rf"(.*\.)?({pattern})$", module) is not None
 
 
 def _part(

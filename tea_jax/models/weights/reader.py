@@ -21,6 +21,7 @@ from tea_jax.runtime import memory
 
 Index = tuple[slice, ...]
 
+_CHECKED = 1 << 20  # elements that are checked at a time
 _ALIGNMENT = 64  # bytes; XLA's CPU client adopts a numpy buffer that is aligned so
 
 
@@ -129,13 +130,31 @@ def stored_shape(ref: TensorRef, shape: tuple[int, ...]) -> tuple[int, ...]:
 def read_leaf(
   store: TensorStore, ref: TensorRef, shape: tuple[int, ...], index: Index, out: np.ndarray
 ) -> None:
-  """Writes the slice `index` of a leaf of the given full shape into `out`."""
+  """Writes the slice `index` of a leaf of the given full shape into `out`.
+
+  Raises:
+    ValueError: naming a tensor that is not finite.
+  """
   if not ref.stacked:
-    out[...] = _read_tensor(store, ref, ref.name, shape, index)
+    _assign(out, _read_tensor(store, ref, ref.name, shape, index), ref.name, store)
     return
   for position, layer in enumerate(range(*index[0].indices(shape[0]))):
     name = ref.name.format(layer=layer)
-    out[position] = _read_tensor(store, ref, name, shape[1:], index[1:])
+    _assign(out[position], _read_tensor(store, ref, name, shape[1:], index[1:]), name, store)
+
+
+def _assign(out: np.ndarray, values: np.ndarray, name: str, store: TensorStore) -> None:
+  """Writes one tensor's values, which must be finite in the dtype of `out`, rows at a time."""
+  rows = max(1, _CHECKED // max(1, out[:1].size)) if out.ndim else 1
+  for start in range(0, len(out), rows) if out.ndim else [Ellipsis]:
+    part = slice(start, start + rows) if out.ndim else start
+    with np.errstate(over="ignore", invalid="ignore"):
+      out[part] = values[part]
+    if not np.isfinite(out[part]).all():
+      raise ValueError(
+        f"Tensor {name} of {store.source} holds values that are not finite numbers of "
+        f"{out.dtype.name}; the checkpoint is damaged, or its training diverged."
+      )
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -19,6 +19,8 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from tea_jax.runtime.files import read_json
+
 _DTYPES = {
   "F64": np.dtype(np.float64),
   "F32": np.dtype(np.float32),
@@ -33,14 +35,22 @@ _INDEX = "model.safetensors.index.json"
 
 
 class SafetensorsFolder:
-  """The tensors of `model.safetensors`, or of the shards that the index names.
+  """The tensors of `model.safetensors`, or else of the shards that the index names.
+
+  Where both are, the single file is read, as transformers does: a model that was saved in shards
+  and later whole may keep its old index.
+
+  Args:
+    folder: with the files.
+    ignored: endings of names of tensors that are left out, of whatever dtype.
 
   Raises:
     FileNotFoundError: if there is no such file, or a shard is missing.
-    ValueError: for a truncated or damaged file, or a tensor that is not floating-point.
+    ValueError: for a truncated or damaged file, a malformed index or one that leaves the folder, a
+      tensor that stands twice or is not floating-point.
   """
 
-  def __init__(self, folder: str | os.PathLike[str]):
+  def __init__(self, folder: str | os.PathLike[str], *, ignored: tuple[str, ...] = ()):
     self._folder = pathlib.Path(folder)
     self._places: dict[str, tuple[pathlib.Path, np.dtype, int]] = {}
     self._shapes: dict[str, tuple[int, ...]] = {}
@@ -48,6 +58,10 @@ class SafetensorsFolder:
       open_safetensors(file)  # checks the header against the length of the file
       start, header = _header(file)
       for name, entry in header.items():
+        if ignored and name.endswith(ignored):
+          continue
+        if name in self._shapes:
+          raise ValueError(f"Tensor {name} stands in {self._places[name][0].name} and in {file}.")
         if entry["dtype"] not in _DTYPES:
           raise ValueError(
             f"Tensor {name} of {file} has dtype {entry['dtype']}; supported: "
@@ -72,7 +86,15 @@ class SafetensorsFolder:
   def _files(self) -> list[pathlib.Path]:
     single, index = self._folder / _WEIGHTS, self._folder / _INDEX
     if index.is_file():
-      shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+      places = read_json(index).get("weight_map")
+      if not isinstance(places, dict) or not places:
+        raise ValueError(f"{index} has no weight_map of tensors and files.")
+      shards = sorted({str(shard) for shard in places.values()})
+      for shard in shards:
+        if pathlib.PurePath(shard).name != shard or not shard.endswith(".safetensors"):
+          raise ValueError(f"{index} names {shard!r}, which is no .safetensors file beside it.")
+      if single.is_file():
+        return [single]
       files = [self._folder / shard for shard in shards]
       missing = [file.name for file in files if not file.is_file()]
       if missing:

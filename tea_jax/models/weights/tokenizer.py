@@ -14,6 +14,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers import pre_tokenizers as pre
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from tea_jax.models.weights.chat import apply_chat_template
+from tea_jax.runtime.files import read_json
+
 # How the text is cut before the merges, by GGUF's `tokenizer.ggml.pre`.
 _LLAMA3_SPLIT = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -31,15 +34,55 @@ _PRE_KINDS = {
   "deepseek-r1-qwen": "qwen2",
 }
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_JSON_FILES = (
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+)
+_MARK = "tea7jax"  # stands for an assistant's answer
 # GGUF's `tokenizer.ggml.token_type`.
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerFast | None:
-  """The tokenizer that lies beside the weights of a model folder; None if there is none."""
-  if not any((pathlib.Path(folder) / name).is_file() for name in _FILES):
+  """The tokenizer that lies beside the weights of a model folder; None if there is none.
+
+  Raises:
+    ValueError: if its files are damaged, or it needs code of its own.
+  """
+  path = pathlib.Path(folder)
+  if not any((path / name).is_file() for name in _FILES):
     return None
-  return AutoTokenizer.from_pretrained(os.fspath(folder))
+  for name in _JSON_FILES:
+    if (path / name).is_file():
+      read_json(path / name)
+  try:
+    # Code that the folder brings along (`auto_map`) is never run, nor is the user asked.
+    return AutoTokenizer.from_pretrained(
+      os.fspath(path), trust_remote_code=False, local_files_only=True
+    )
+  except Exception as error:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    raise ValueError(f"the tokenizer of {path} cannot be loaded: {reason}") from error
+
+
+def check_vocabulary(tokenizer: Any, vocab_size: int, source: object) -> None:
+  """Refuses a tokenizer whose ordinary tokens the model's embedding does not have.
+
+  Raises:
+    ValueError: naming the first such token.
+  """
+  beyond = [(index, token) for token, index in tokenizer.get_vocab().items() if index >= vocab_size]
+  # Some fine-tuned models come with a padding token that their embedding lacks; it is never used.
+  wrong = sorted(pair for pair in beyond if pair[1] not in tokenizer.all_special_tokens)
+  if wrong:
+    raise ValueError(
+      f"the tokenizer of {source} has {len(wrong)} tokens beyond the model's vocab_size="
+      f"{vocab_size}, the first being {wrong[0][1]!r} with id {wrong[0][0]}; it belongs to another "
+      "model"
+    )
 
 
 def encode_chat(
@@ -59,16 +102,26 @@ def encode_chat(
     add_generation_prompt: end with the opening of the assistant's turn.
 
   Raises:
-    ValueError: if the tokenizer has no chat template.
+    ValueError: if the tokenizer has no chat template, or it fails.
   """
   if tokenizer.chat_template is None:
     raise ValueError("This tokenizer has no chat template; pass plain text prompts instead.")
-  text = tokenizer.apply_chat_template(
-    [dict(message) for message in messages],
-    tokenize=False,
-    add_generation_prompt=add_generation_prompt,
-  )
-  return tokenizer.encode(str(text), add_special_tokens=False)
+  text = apply_chat_template(tokenizer, messages, add_generation_prompt=add_generation_prompt)
+  return tokenizer.encode(text, add_special_tokens=False)
+
+
+def turn_end(tokenizer: Any) -> int | None:
+  """The special token that the chat template writes behind the assistant's turn, if any."""
+  if getattr(tokenizer, "chat_template", None) is None:
+    return None
+  turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
+  try:
+    _, mark, rest = apply_chat_template(tokenizer, turns).rpartition(_MARK)
+  except ValueError:  # a template of another kind of conversation
+    return None
+  ids = tokenizer(rest.lstrip(), add_special_tokens=False)["input_ids"] if mark else []
+  special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
+  return int(ids[0]) if ids and ids[0] in special else None
 
 
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
@@ -90,8 +143,12 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
       f"tokenizer.ggml.model={kind!r} is not supported; supported: gpt2 (byte-level BPE), "
       "llama (SentencePiece BPE)."
     )
-  tokens: list[str] = get("tokens")
-  types: list[int] = get("token_type") or [1] * len(tokens)
+  tokens: list[str] = _listed(get, "tokens", str)
+  types: list[int] = _listed(get, "token_type", int, default=[1] * len(tokens))
+  if len(types) != len(tokens):
+    raise ValueError(
+      f"tokenizer.ggml.token_type has {len(types)} entries for {len(tokens)} tokens."
+    )
   backend = _byte_level(get, tokens) if kind == "gpt2" else _sentence_piece(get, tokens, types)
   backend.add_special_tokens(_added(tokens, types, _CONTROL, special=True))
   backend.add_tokens(_added(tokens, types, _USER_DEFINED, special=False))
@@ -100,8 +157,13 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
   special = {}
   for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")):
     index = get(f"{key}_token_id")
-    if index is not None and index < len(tokens):
-      special[f"{name}_token"] = tokens[index]
+    if index is None:
+      continue
+    if not isinstance(index, int) or not 0 <= index < len(tokens):
+      raise ValueError(
+        f"tokenizer.ggml.{key}_token_id={index!r} is not one of the {len(tokens)} tokens."
+      )
+    special[f"{name}_token"] = tokens[index]
   if begins and "bos_token" in special:
     bos = special["bos_token"]
     backend.post_processor = processors.TemplateProcessing(
@@ -128,7 +190,7 @@ def _byte_level(get: Any, tokens: list[str]) -> Tokenizer:
     )
   kind = _PRE_KINDS[name]
   # A symbol holds no raw space, so the first one separates the two sides.
-  merges = [tuple(merge.split(" ", 1)) for merge in get("merges")]
+  merges = [tuple(merge.split(" ", 1)) for merge in _listed(get, "merges", str)]
   vocabulary = _vocabulary(tokens)
   # Llama 3 takes a word that is a token whole, whatever the merges say.
   backend = Tokenizer(
@@ -154,7 +216,7 @@ def _byte_level(get: Any, tokens: list[str]) -> Tokenizer:
 def _sentence_piece(get: Any, tokens: list[str], types: list[int]) -> Tokenizer:
   """SentencePiece BPE (Llama 2, Mistral, Gemma): the scores rank the merges."""
   vocabulary = _vocabulary(tokens)
-  scores: list[float] = get("scores")
+  scores: list[float] = _listed(get, "scores", float)
   merges = []
   for piece, score in zip(tokens, scores):
     for cut in range(1, len(piece)):
@@ -182,6 +244,15 @@ def _sentence_piece(get: Any, tokens: list[str], types: list[int]) -> Tokenizer:
     [*cleaning, decoders.Strip(" ", 1, 0)] if prefixed else cleaning
   )
   return backend
+
+
+def _listed(get: Any, key: str, kind: type, *, default: Any = None) -> list[Any]:
+  """A list of the metadata, checked."""
+  values = get(key) or default
+  if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+    found = "nothing" if values is None else type(values).__name__
+    raise ValueError(f"tokenizer.ggml.{key} must be a list of {kind.__name__}, not {found}.")
+  return values
 
 
 def _vocabulary(tokens: list[str]) -> dict[str, int]:

@@ -62,7 +62,7 @@ def policy_study(
   if len(chosen) < num_prompts:
     raise ValueError(f"num_prompts={num_prompts}, but there are {len(chosen)} training prompts.")
   policy = policy or build.load_run_policy(config)
-  prompts = build.encode(chosen, policy, config.data)
+  prompts = build.encode(chosen, policy, config.data, config.sampling)
   sampling = SamplingConfig(
     temperature=config.sampling.temperature,
     max_completion_length=config.sampling.max_completion_length,

@@ -111,7 +111,7 @@ def test_head_dim_may_differ_from_hidden_size_over_heads():
     ({"quantization_config": {"bits": 4}}, "quantization_config="),
     ({"num_key_value_heads": 3}, "num_kv_heads=3 must divide num_heads=4"),
     ({"head_dim": 9}, "head_dim=9 must be even"),
-    ({"num_hidden_layers": 0}, "num_layers=0"),
+    ({"num_hidden_layers": 0}, "num_hidden_layers=0"),
   ],
 )
 def test_unsupported_config_is_refused_by_name(changes, message):
