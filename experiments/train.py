@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def work(arguments: list[str]) -> None:
   config, only_show = parse(arguments)
-  print(yaml.safe_dump(to_dict(config), sort_keys=False), flush=True)
+  print(yaml.safe_dump(shown(config), sort_keys=False), flush=True)
   if only_show:
     dry_run(config)
     return
@@ -98,6 +98,11 @@ def work(arguments: list[str]) -> None:
     draw_curves(result.run_folder)
   last = result.metrics[-1]
   print(f"reward {last['reward/mean']:.4g} in step {last['step'] + 1}; {result.policy_folder}")
+
+
+def shown(config: RunConfig) -> dict:
+  """The resolved config as it is printed: without secrets, of the rule what was set."""
+  return to_dict(config)
 
 
 if __name__ == "__main__":

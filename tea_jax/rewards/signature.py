@@ -66,7 +66,7 @@ def check_arguments(reward: Any, columns: Collection[str], *, name: str | None =
     for part, (function, _) in parts.items():
       check_arguments(function, columns, name=part)
     return
-  name = name or getattr(reward, "name", None) or getattr(reward, "__name__", "reward")
+  name = str(name or getattr(reward, "name", None) or getattr(reward, "__name__", "reward"))
   _check(reward, name, _signature(reward), columns)
   missing = [c for c in getattr(reward, "required_columns", ()) if c not in columns]
   if missing:

@@ -74,7 +74,7 @@ class RunFolder:
 
   def save_best(self, policy: Policy, params: Mapping[str, Any], step: int) -> None:
     """Keeps the weights of the best validation so far."""
-    policy.save_pretrained(self.path / "best_policy" / str(step), params, dtype=self._dtype)
+    policy.save_pretrained(self.path / "best_policy" / str(step), dict(params), dtype=self._dtype)
 
   def forget_best(self, but: Collection[int]) -> None:
     """Deletes the weights of earlier bests, except those that a checkpoint may still go back to."""
@@ -92,7 +92,7 @@ class RunFolder:
       CheckpointError: if the weights of `best_step` are gone, or `policy/` holds anything else.
     """
     if best_step is None:
-      policy.save_pretrained(self.policy, params, dtype=self._dtype)
+      policy.save_pretrained(self.policy, dict(params), dtype=self._dtype)
     else:
       self._finish_with(self.path / "best_policy" / str(best_step), best_step)
     self._note_finished(best_step)

@@ -41,6 +41,9 @@ def enable_compilation_cache(path: str | os.PathLike | None = None) -> pathlib.P
 
   Returns:
     The folder in use, None for none.
+
+  Raises:
+    ValueError: if the folder is there, but is a link or another user's.
   """
   try:
     folder = _own_folder(path)
@@ -76,7 +79,8 @@ def _own_folder(path: str | os.PathLike | None) -> pathlib.Path:
   folder.mkdir(mode=0o700, parents=True, exist_ok=True)
   user, info = os.getuid(), folder.lstat()
   if not stat.S_ISDIR(info.st_mode) or info.st_uid != user:
-    raise OSError(f"{folder} is a link, or another user owns it")
+    # No mishap: somebody else's programs lie where ours are expected.
+    raise ValueError(f"{folder} is a link, or another user owns it; set TEA_JAX_CACHE to your own")
   folder.chmod(0o700)
   for parent in folder.resolve().parents:
     info = parent.stat()

@@ -225,9 +225,9 @@ class Run:
       before, offsets = self.state, self.log.offsets()
       try:
         metrics, timings = self.step(step)
-      except (RewardError, KeyboardInterrupt):
+      except (RewardError, KeyboardInterrupt) as error:
         if before.intact:
-          self._save(step, before, offsets)
+          self._save(step, before, offsets, failed=isinstance(error, RewardError))
         self.log.say(f"Stopped in step {step + 1}; run the same command to go on.")
         raise
       done = step + 1
@@ -258,8 +258,9 @@ class Run:
     started = time.perf_counter()
     try:
       metrics = {**metrics, **self._validate(step + 1)}
-    except (RewardError, KeyboardInterrupt):
-      self._save(step + 1, self.state, self.log.offsets(), pending=plain([metrics, timings]))
+    except (RewardError, KeyboardInterrupt) as error:
+      pending, failed = plain([metrics, timings]), isinstance(error, RewardError)
+      self._save(step + 1, self.state, self.log.offsets(), pending=pending, failed=failed)
       self.log.say(
         f"Stopped in the validation after step {step + 1}; run the same command to go on."
       )
@@ -404,7 +405,17 @@ class Run:
       group = (scores.texts[row], scores.rewards[row], advantages[row])
       self.log.samples(sample_record(step, text, *group, count=count))
 
-  def _save(self, step: int, state: State, offsets: Mapping[str, int], pending: Any = None) -> None:
+  def _save(
+    self,
+    step: int,
+    state: State,
+    offsets: Mapping[str, int],
+    *,
+    pending: Any = None,
+    failed: bool = False,
+  ) -> None:
+    """A checkpoint; one that a failing reward left does not ask for the same reward again."""
+    mended = ("reward",) if failed else ()
     return_free_memory()
     save_state(
       self.store,
@@ -414,7 +425,7 @@ class Run:
       log_offsets=offsets,
       prompts=self.prompts_checksum,
       pending=pending,
-      identity=self.identity,
+      identity={what: digest for what, digest in self.identity.items() if what not in mended},
     )
     self.bests[step] = state.best
     kept = list(self.bests.values())[-self.parts.checkpoint.keep :]

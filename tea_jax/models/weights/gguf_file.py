@@ -168,8 +168,8 @@ class GgufFile:
     block, size = self._gguf.GGML_QUANT_SIZES[kind]
     if any(length < 1 for length in shape) or shape[-1] % block:
       raise ValueError(
-        f"Tensor {name} of {self._path} has shape {shape}; {kind.name} needs rows of a multiple of "
-        f"{block} values."
+        f"Tensor {name} of {self._path} has shape {shape}; {getattr(kind, 'name', kind)} needs "
+        f"rows of a multiple of {block} values."
       )
     return _Tensor(shape, kind, start, shape[-1] // block * size)
 

@@ -68,6 +68,7 @@ def check_values(values: Mapping[str, Any]) -> None:
     elif key in ("rope_scaling", "rope_parameters"):
       if not isinstance(value, Mapping):
         refuse(key, "an object")
+        continue
       try:
         check_values(value)
       except ValueError as error:

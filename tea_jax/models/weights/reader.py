@@ -146,8 +146,8 @@ def read_leaf(
 def _assign(out: np.ndarray, values: np.ndarray, name: str, store: TensorStore) -> None:
   """Writes one tensor's values, which must be finite in the dtype of `out`, rows at a time."""
   rows = max(1, _CHECKED // max(1, out[:1].size)) if out.ndim else 1
-  for start in range(0, len(out), rows) if out.ndim else [Ellipsis]:
-    part = slice(start, start + rows) if out.ndim else start
+  for start in range(0, len(out) if out.ndim else 1, rows):
+    part = slice(start, start + rows) if out.ndim else ...
     with np.errstate(over="ignore", invalid="ignore"):
       out[part] = values[part]
     if not np.isfinite(out[part]).all():
