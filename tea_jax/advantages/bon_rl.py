@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from tea_jax.advantages.parts import centre, random_positions
+from tea_jax.advantages.parts import centre, positions_of
 from tea_jax.advantages.registry import register_advantage
 from tea_jax.advantages.rule import Group, GroupRule
 
@@ -63,7 +63,7 @@ def bon_rl(
 
   def compute(group: Group) -> Array:
     selected = group.count // 2 if selection_size is None else selection_size
-    positions = random_positions(group.key if shuffle else None, group)
+    positions = positions_of(group.key if shuffle else None, group)
     in_selection = positions < selected
     in_correction = ~in_selection & (positions < group.count)
     candidates = jnp.where(in_selection, group.rewards, -jnp.inf)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from tea_jax.advantages.rule import Group
+from tea_jax.tail import subsets as tail
 
 
 def group_sum(values: Array, where: Array | None) -> Array:
@@ -87,29 +88,14 @@ def count_below(group: Group) -> Array:
   return unsort(first_of_ties, order)
 
 
-def random_order(key: Array, group: Group) -> Array:
-  """`[..., m]` int32: a uniform random order of each group, rollouts that count first.
-
-  One integer sort: random bits above, the index in the low bits, so that the keys are distinct.
-  """
-  shape = group.rewards.shape
-  index_bits = max(1, math.ceil(math.log2(shape[-1])))
-  index = jnp.arange(shape[-1], dtype=jnp.uint32)
-  keys = (jax.random.bits(key, shape, jnp.uint32) >> 1 >> index_bits << index_bits) | index
-  if group.where is not None:
-    keys = keys | (~group.where).astype(jnp.uint32) << 31
-  return (jnp.sort(keys, -1) & jnp.uint32(2**index_bits - 1)).astype(jnp.int32)
-
-
-def random_positions(key: Array | None, group: Group) -> Array:
+def positions_of(key: Array | None, group: Group) -> Array:
   """`[..., m]` int32: each rollout's place in a random order of its group, without a key as given.
 
   Rollouts that do not count come last.
   """
   shape = group.rewards.shape
-  index = jnp.broadcast_to(jnp.arange(shape[-1], dtype=jnp.int32), shape)
   if key is not None:
-    return unsort(index, random_order(key, group))
+    return tail.random_positions(key, shape, group.where)
   if group.where is None:
-    return index
+    return jnp.broadcast_to(jnp.arange(shape[-1], dtype=jnp.int32), shape)
   return jnp.where(group.where, jnp.cumsum(group.where, -1) - 1, shape[-1])

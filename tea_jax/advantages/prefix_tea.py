@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from tea_jax import tail
-from tea_jax.advantages.parts import centre, random_positions, sort_rewards, unsort
+from tea_jax.advantages.parts import centre, positions_of, sort_rewards, unsort
 from tea_jax.advantages.registry import register_advantage
 from tea_jax.advantages.rule import Group, GroupRule
 from tea_jax.advantages.tea import SCALE_FLOOR, check_tail
+from tea_jax.tail.subsets import (
+  Shaping,
+  Subset,
+  average_over_orders,
+  cancelling_subsets,
+  draw_orders,
+  subset_values,
+)
 
 
 @register_advantage("prefix_tea")
@@ -62,11 +69,11 @@ def prefix_tea(
 
   def compute(group: Group) -> Array:
     ordered, descending = _descending(group)
-    positions = random_positions(group.key if shuffle else None, group)
+    positions = positions_of(group.key if shuffle else None, group)
     positions = jnp.take_along_axis(positions, descending, -1)
     total = jnp.zeros_like(ordered)
-    for part in plan.parts(group):
-      total = total + _part_advantage(plan, part, ordered, positions)
+    for subset in plan.subsets(group):
+      total = total + subset_values(ordered, positions, subset, plan.shaping)
     return centre(unsort(total, descending), group)
 
   return GroupRule(
@@ -122,22 +129,9 @@ def subset_tea(
   def compute(group: Group) -> Array:
     assert group.key is not None
     ordered, descending = _descending(group)
-    # The whole group is the same set in every order.
-    whole = [part for part in plan.parts(group) if part.is_whole]
-    partial = [part for part in plan.parts(group) if not part.is_whole]
-
-    def one_order(total: Array, key: Array) -> tuple[Array, None]:
-      positions = jnp.take_along_axis(random_positions(key, group), descending, -1)
-      for part in partial:
-        total = total + _part_advantage(plan, part, ordered, positions) / num_orders
-      return total, None
-
-    total = jnp.zeros_like(ordered)
-    if partial:
-      total, _ = jax.lax.scan(one_order, total, jax.random.split(group.key, num_orders))
-    everyone = jnp.zeros(ordered.shape, jnp.int32)
-    for part in whole:
-      total = total + _part_advantage(plan, part, ordered, everyone)
+    positions = draw_orders(group.key, ordered.shape, num_orders, where=group.where)
+    positions = jnp.take_along_axis(positions, descending[None], -1)
+    total = average_over_orders(ordered, positions, plan.subsets(group), plan.shaping)
     return centre(unsort(total, descending), group)
 
   return GroupRule(
@@ -149,15 +143,6 @@ def subset_tea(
     scale_degree=1,
     check=plan.sizes,
   )
-
-
-class _Part(NamedTuple):
-  """One sub-group size: Python numbers, or `[..., 1]` arrays where the groups' sizes differ."""
-
-  size: Any
-  tail_count: Any
-  weight: Any
-  is_whole: bool
 
 
 class _Plan(NamedTuple):
@@ -200,40 +185,51 @@ class _Plan(NamedTuple):
       self.sizes(2**20)
     return next(n for n in itertools.count(2) if self.is_legal(n))
 
-  def row(self, num_rollouts: int) -> list[tuple[int, int, float]]:
-    """(size, tail count, weight * n / size) of the largest legal group of at most n rollouts.
+  @property
+  def shaping(self) -> Shaping:
+    return Shaping(self.tail_fraction, self.budget, self.scale_floor, self.positive_part)
+
+  def subsets_of(self, num_rollouts: int) -> list[Subset]:
+    """Subsets of the largest legal group of at most n rollouts, weighted for n.
 
     In a masked group whose size has no legal prefixes, the last rollouts of the order are outside
     every prefix; they still are in the centring.
     """
     legal = next((n for n in range(num_rollouts, 0, -1) if self.is_legal(n)), None)
     if legal is None:
-      return [(1, 1, 0.0)] * len(self.fractions)
-    sizes = self.sizes(legal)
-    weights = tail.cancellation_weights(sizes, self.order, objective=self.objective)
+      return [Subset(1, 1, 0.0, False)] * len(self.fractions)
+    subsets = cancelling_subsets(
+      legal,
+      self.tail_fraction,
+      fractions=self.fractions,
+      order=self.order,
+      objective=self.objective,
+    )
     return [
-      (size, tail.tail_count(size, self.tail_fraction), float(weight) * num_rollouts / size)
-      for size, weight in zip(sizes, weights, strict=True)
+      subset._replace(
+        weight=subset.weight * (num_rollouts / legal), is_whole=subset.size == num_rollouts
+      )
+      for subset in subsets
     ]
 
-  def parts(self, group: Group) -> list[_Part]:
+  def subsets(self, group: Group) -> list[Subset]:
     num_rollouts = group.rewards.shape[-1]
     if group.where is None:
-      return [_Part(*entry, entry[0] == num_rollouts) for entry in self.row(num_rollouts)]
-    table = np.array([self.row(n) for n in range(num_rollouts + 1)])
+      return self.subsets_of(num_rollouts)
+    table = np.array([self.subsets_of(n) for n in range(num_rollouts + 1)])
     index = group.count[..., 0]
-    parts = []
+    found = []
     for column in table.transpose(1, 2, 0):
-      size, count, weight = (jnp.asarray(values)[index][..., None] for values in column)
-      parts.append(
-        _Part(
+      size, count, weight, _ = (jnp.asarray(values)[index][..., None] for values in column)
+      found.append(
+        Subset(
           size.astype(jnp.int32),
           count.astype(jnp.int32),
           weight.astype(group.rewards.dtype),
           bool(np.array_equal(column[0][1:], np.arange(1, num_rollouts + 1))),
         )
       )
-    return parts
+    return found
 
 
 def _descending(group: Group) -> tuple[Array, Array]:
@@ -241,30 +237,3 @@ def _descending(group: Group) -> tuple[Array, Array]:
   values = group.rewards if group.where is None else jnp.where(group.where, group.rewards, -jnp.inf)
   ascending, order = sort_rewards(values)
   return ascending[..., ::-1], order[..., ::-1]
-
-
-def _part_advantage(plan: _Plan, part: _Part, ordered: Array, positions: Array) -> Array:
-  """w (m / n) relu(psi) on the members of one sub-group, 0 elsewhere, in the sorted order."""
-  member = positions < part.size
-  vector = _member_tail(ordered, member, part.tail_count, plan.scale_floor)
-  shaped = tail.shaped_reward(ordered, vector, tail_fraction=plan.tail_fraction, budget=plan.budget)
-  if plan.positive_part:
-    shaped = jax.nn.relu(shaped)
-  return part.weight * jnp.where(member, shaped, 0)
-
-
-def _member_tail(ordered: Array, member: Array, count: Any, scale_floor: float) -> tail.TailVector:
-  """Tail vector of the members of a group sorted downwards: its first `count` members."""
-  in_tail = member & (jnp.cumsum(member, -1) <= count)
-  threshold = jnp.min(jnp.where(in_tail, ordered, jnp.inf), -1, keepdims=True)
-  excess = jnp.where(in_tail, ordered - threshold, 0)
-  mean_excess = jnp.sum(excess, -1, keepdims=True) / count
-  deviation = jnp.where(in_tail, excess - mean_excess, 0)
-  largest = jnp.max(jnp.abs(deviation), -1, keepdims=True)
-  # Divided by the largest first: squares of tiny deviations would underflow.
-  unit = jnp.where(largest > 0, largest, 1)
-  variance = jnp.sum((deviation / unit) ** 2, -1, keepdims=True) / count
-  scale = jnp.maximum(unit * jnp.sqrt(variance), scale_floor)
-  # A group of which nothing counts has no threshold: any finite vector, its advantages are 0.
-  threshold = jnp.where(jnp.isinf(threshold), 0, threshold)
-  return tail.TailVector(*(x[..., 0] for x in (threshold, threshold + mean_excess, scale)))

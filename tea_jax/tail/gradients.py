@@ -18,15 +18,16 @@ with `jax.vmap`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import chex
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tea_jax.tail.prefixes import DEFAULT_FRACTIONS, cancellation_weights, compatible_prefixes
 from tea_jax.tail.shaping import shaped_reward
-from tea_jax.tail.statistics import SCALE_FLOOR, TailVector, as_rewards, tail_count, tail_vector
+from tea_jax.tail.statistics import SCALE_FLOOR, as_rewards, tail_vector
+from tea_jax.tail.subsets import Shaping, average_over_orders, cancelling_subsets, draw_orders
 
 
 def _check_group(rewards: Array, scores: Array) -> tuple[Array, Array]:
@@ -179,20 +180,6 @@ def prefix_gradient(
   return gradient
 
 
-def _subset_tails(ordered: Array, member: Array, count: int, scale_floor: float) -> TailVector:
-  """Tails of subsets of a group sorted downwards: `[m]`, `[P, m]` -> `TailVector` of `[P]`."""
-  in_tail = member & (jnp.cumsum(member, axis=-1) <= count)
-  threshold = jnp.min(jnp.where(in_tail, ordered, jnp.inf), axis=-1)
-  excess = jnp.where(in_tail, ordered - threshold[:, None], 0.0)
-  mean_excess = jnp.sum(excess, axis=-1) / count
-  deviation = jnp.where(in_tail, excess - mean_excess[:, None], 0.0)
-  largest = jnp.max(jnp.abs(deviation), axis=-1)
-  unit = jnp.where(largest > 0, largest, 1.0)
-  variance = jnp.sum(jnp.square(deviation / unit[:, None]), axis=-1) / count
-  scale = jnp.maximum(unit * jnp.sqrt(variance), scale_floor)
-  return TailVector(threshold, threshold + mean_excess, scale)
-
-
 def subset_averaged_gradient(
   rewards: Float[Array, "num_rollouts"],
   scores: Float[Array, "num_rollouts dim"],
@@ -201,6 +188,7 @@ def subset_averaged_gradient(
   tail_fraction: float,
   budget: int,
   num_orders: int = 16,
+  orders: Literal["reversed", "independent"] = "reversed",
   order: int = 1,
   fractions: Sequence[float] = (0.5, 1.0),
   objective: str = "norm",
@@ -222,7 +210,9 @@ def subset_averaged_gradient(
       the rollouts of a prompt are in no particular order.
     tail_fraction: alpha, in (0, 0.5].
     budget: N, at least `minimum_budget(tail_fraction)`.
-    num_orders: P >= 1; every second order is the reverse of the one before it.
+    num_orders: P >= 1.
+    orders: "reversed", every second order the reverse of the one before it; "independent", the form
+      that the rule `subset_tea` trains on. The mean is the same, the variance is not.
     order: K, powers of 1/m cancelled in the bias; fewer than there are fractions.
     fractions: shares of the group that the subsets take, strictly increasing in (0, 1].
     objective: see `cancellation_weights`.
@@ -242,27 +232,12 @@ def subset_averaged_gradient(
     (2,)
   """
   rewards, scores = _check_group(rewards, scores)
-  num_rollouts = rewards.shape[0]
-  if num_orders < 1:
-    raise ValueError(f"num_orders={num_orders} must be at least 1.")
-  sizes = compatible_prefixes(num_rollouts, tail_fraction, fractions)
-  weights = cancellation_weights(sizes, order, objective=objective)
-
-  # Each order is followed by its reverse: where a subset is half of the group the next one is the
-  # other half, so what is linear in the rollouts does not depend on the orders drawn.
-  positions = jnp.broadcast_to(jnp.arange(num_rollouts), (-(-num_orders // 2), num_rollouts))
-  positions = jax.random.permutation(key, positions, axis=1, independent=True)
-  positions = jnp.stack([positions, num_rollouts - 1 - positions], axis=1)
-  positions = positions.reshape(-1, num_rollouts)[:num_orders]
+  subsets = cancelling_subsets(
+    rewards.shape[0], tail_fraction, fractions=fractions, order=order, objective=objective
+  )
+  positions = draw_orders(key, rewards.shape, num_orders, orders=orders)
   # Sorted once, a subset's tail is its first members: no selection for each order.
   descending = jnp.argsort(rewards, descending=True)
-  ordered, positions = rewards[descending], positions[:, descending]
-  shaped = jnp.zeros_like(ordered)
-  for size, weight in zip(sizes, weights, strict=True):
-    member = positions[: 1 if size == num_rollouts else num_orders] < size
-    tail = _subset_tails(ordered, member, tail_count(size, tail_fraction), scale_floor)
-    of_subset = shaped_reward(
-      jnp.broadcast_to(ordered, member.shape), tail, tail_fraction=tail_fraction, budget=budget
-    )
-    shaped += float(weight) / size * jnp.mean(jnp.where(member, of_subset, 0.0), axis=0)
-  return shaped @ scores[descending]
+  shaping = Shaping(tail_fraction, budget, scale_floor, positive_part=False)
+  values = average_over_orders(rewards[descending], positions[:, descending], subsets, shaping)
+  return values @ scores[descending] / rewards.shape[0]

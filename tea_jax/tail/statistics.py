@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -12,12 +11,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Bool, Float
 from scipy import special
 
 from tea_jax.tail.gaussian import check_tail_fraction
-from tea_jax.tail.selection import in_blocks, kth_largest, sum_by_columns, sum_by_reduction
+from tea_jax.tail.selection import kth_largest
 
 SCALE_FLOOR = 1e-12
 
@@ -66,10 +64,6 @@ def tail_count(num_rollouts: int, tail_fraction: float) -> int:
   return math.ceil(rational_tail_fraction(tail_fraction) * num_rollouts)
 
 
-# Up to this group size plain reductions beat sums by columns on CPUs too.
-_NARROW = 128
-
-
 def as_rewards(rewards: Float[Array, "*batch num_rollouts"]) -> Array:
   """Rewards as a floating array of at least float32, checked to hold a group axis."""
   rewards = jnp.asarray(rewards)
@@ -80,43 +74,36 @@ def as_rewards(rewards: Float[Array, "*batch num_rollouts"]) -> Array:
   return rewards.astype(jnp.promote_types(rewards.dtype, jnp.float32))
 
 
-def _tail_of_rows(total: Callable[..., Array], rewards: Array, threshold: Array, count: Array):
-  """Mean and scale of the `count` largest rewards of each row, given the smallest of them.
+def tail_above(
+  rewards: Float[Array, "*batch num_rollouts"],
+  threshold: Float[Array, "*batch"],
+  count: Float[Array, "*batch"],
+) -> TailVector:
+  """Mean and scale of the `count` largest rewards, given the smallest of them.
 
-  Rewards above the threshold are known to belong; the rest of the count are copies of it.
+  Rewards above the threshold are known to belong; the rest of the count are copies of it. What
+  shall not count is to stand at the threshold.
   """
-  excess = total(lambda r, q: jnp.maximum(r - q, 0.0), rewards, threshold) / count
+  floor = threshold[..., None]
+  excess = jnp.sum(jnp.maximum(rewards - floor, 0.0), axis=-1) / count
   # In units of the mean excess, of which no term is above `count`: squares of 1e30 or 1e-30 would
   # leave the range of float32. Two wheres: nothing is divided by 0, nor is sqrt differentiated
   # there.
   spread = excess > 0
   unit = jnp.where(spread, excess, 1.0)
-  above = total(lambda r, q: (r > q).astype(r.dtype), rewards, threshold)
-  squares = total(
-    lambda r, q, u: jnp.where(r > q, jnp.square((r - q) / u - 1.0), 0.0), rewards, threshold, unit
-  )
-  variance = jnp.where(spread, (squares + (count - above)) / count, 1.0)
+  above = rewards > floor
+  deviation = (rewards - floor) / unit[..., None] - 1.0
+  squares = jnp.sum(jnp.where(above, jnp.square(deviation), 0.0), axis=-1)
+  copies = count - jnp.sum(above.astype(rewards.dtype), axis=-1)
+  variance = jnp.where(spread, (squares + copies) / count, 1.0)
   scale = jnp.where(spread, unit * jnp.sqrt(variance), 0.0)
   return TailVector(threshold, threshold + excess, scale)
-
-
-def _tail_of(rewards: Array, threshold: Array, count: Array) -> TailVector:
-  """`_tail_of_rows` in the form that the platform's compiler handles well."""
-  if rewards.shape[-1] <= _NARROW:
-    return _tail_of_rows(sum_by_reduction, rewards, threshold, count)
-  return lax.platform_dependent(
-    rewards,
-    threshold,
-    count,
-    cpu=lambda *rows: in_blocks(functools.partial(_tail_of_rows, sum_by_columns), *rows),
-    default=lambda *rows: _tail_of_rows(sum_by_reduction, *rows),
-  )
 
 
 @functools.partial(jax.jit, static_argnames="count")
 def _tail_of_largest(rewards: Array, count: int) -> TailVector:
   threshold = kth_largest(rewards, count)
-  return _tail_of(rewards, threshold, jnp.full_like(threshold, count))
+  return tail_above(rewards, threshold, jnp.full_like(threshold, count))
 
 
 @functools.partial(jax.jit, static_argnames="tail_fraction")
@@ -130,7 +117,7 @@ def _tail_of_counted(rewards: Array, where: Array, tail_fraction: float) -> Tail
   threshold = jnp.where(jnp.any(where, axis=1), threshold, 0.0)
   # A rollout that does not count stands at the threshold, where it adds nothing.
   counted = jnp.where(where, rewards, threshold[:, None])
-  return _tail_of(counted, threshold, count.astype(rewards.dtype))
+  return tail_above(counted, threshold, count.astype(rewards.dtype))
 
 
 def tail_vector(

@@ -58,6 +58,8 @@ class DiagnosticConfig:
     subset_order: powers of 1/m that subset-averaged Prefix-TEA cancels.
     subset_fractions: shares of the group that its subsets take.
     num_orders: random orders that it averages over.
+    orders: how it draws them: "reversed", every second one the reverse of the one before, or
+      "independent", the form that the rule `subset_tea` trains on.
     scale_floor: smallest tail scale, in units of reward.
     score: bounded two-dimensional score function: sin_cos, tanh_cos or tanh_bump.
     num_rollouts: m, the group sizes of TEA, tail-influence and subset-averaged Prefix-TEA.
@@ -80,6 +82,7 @@ class DiagnosticConfig:
   subset_order: int = 1
   subset_fractions: tuple[float, ...] = (0.5, 1.0)
   num_orders: int = 16
+  orders: Literal["reversed", "independent"] = "reversed"
   scale_floor: float = 1e-12
   score: Literal["sin_cos", "tanh_cos", "tanh_bump"] = "sin_cos"
   num_rollouts: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -152,6 +155,8 @@ def cell_settings(config: DiagnosticConfig, cell: Cell) -> dict[str, Any]:
     settings["order"], settings["fractions"] = prefix_options(config, cell.estimator)
   if cell.estimator == "subset_averaged":
     settings["num_orders"] = config.num_orders
+    if config.orders != "reversed":  # cells stored before there was a choice stay valid
+      settings["orders"] = config.orders
   return {**settings, **cell._asdict(), "trials": cell_trials(config, cell), "schema": _SCHEMA}
 
 

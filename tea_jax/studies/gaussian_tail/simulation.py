@@ -161,6 +161,7 @@ def _one_group(
       scores,
       key=orders_key,
       num_orders=config.num_orders,
+      orders=config.orders,
       order=order,
       fractions=fractions,
       objective=config.objective,
