@@ -7,12 +7,12 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from scipy.special import gammaln
 
 from tea_jax.advantages.group_relative import check_standardization
 from tea_jax.advantages.parts import group_sum, sort_rewards, standardize, unsort
 from tea_jax.advantages.registry import register_advantage
 from tea_jax.advantages.rule import Group, GroupRule
+from tea_jax.tail.order_statistics import log_binomial
 
 
 @register_advantage("max_at_k")
@@ -113,19 +113,10 @@ def _subset_size(k: int | None, num_rollouts: int, leave_one_out: bool) -> int:
   return int(k)
 
 
-def _log_binomial(n, k) -> np.ndarray:
-  """log C(n, k) in float64, -inf outside 0 <= k <= n."""
-  n, k = np.broadcast_arrays(np.asarray(n, float), np.asarray(k, float))
-  inside = (k >= 0) & (k <= n)
-  safe_n, safe_k = np.where(inside, n, 0), np.where(inside, k, 0)
-  value = gammaln(safe_n + 1) - gammaln(safe_k + 1) - gammaln(safe_n - safe_k + 1)
-  return np.where(inside, value, -np.inf)
-
-
 def _weights(upper, lower, count, k: int, counted) -> np.ndarray:
   """C(upper, lower) / C(count, k) where `counted` and count >= k, else 0."""
   legal = counted & (count >= k)
-  log_weight = _log_binomial(upper, lower) - np.where(count >= k, _log_binomial(count, k), 0)
+  log_weight = log_binomial(upper, lower) - np.where(count >= k, log_binomial(count, k), 0)
   return np.where(legal, np.exp(np.where(legal, log_weight, 0)), 0.0)
 
 

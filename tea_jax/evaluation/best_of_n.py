@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from tea_jax.tail.order_statistics import subset_maximum_weights
+
 Method = Literal["grouped", "exact"]
 
 
@@ -62,23 +64,8 @@ def best_of_n_exact(
   rewards = checked_rewards(rewards)
   num_samples = rewards.shape[1]
   budgets = range(1, num_samples + 1) if budgets is None else budgets
-  weights = np.stack([order_statistic_weights(num_samples, budget) for budget in budgets], axis=1)
+  weights = np.stack([subset_maximum_weights(num_samples, budget) for budget in budgets], axis=1)
   return np.sort(rewards, axis=1) @ weights
-
-
-def order_statistic_weights(num_samples: int, budget: int) -> Float[np.ndarray, "n"]:
-  """P(the i-th smallest of n is the maximum of a random subset of N) = C(i-1, N-1) / C(n, N).
-
-  By the recursion w_n = N / n, w_{i-1} = w_i (i - N) / (i - 1), which cannot overflow.
-  """
-  if not 1 <= budget <= num_samples:
-    raise ValueError(
-      f"budget={budget} must lie between 1 and the {num_samples} completions of a prompt"
-    )
-  rank = np.arange(num_samples, 1, -1, dtype=np.float64)  # i = n ... 2
-  ratios = np.maximum(rank - budget, 0.0) / (rank - 1.0)
-  descending = budget / num_samples * np.cumprod(np.concatenate([[1.0], ratios]))
-  return descending[::-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,16 +136,22 @@ def top_mean(rewards: Float[np.ndarray, "P n"], top: int = 10) -> float:
   The papers select checkpoints by the top 10 of 32 completions of 128 validation prompts.
 
   Args:
-    rewards: `[P, n]`, finite.
+    rewards: `[P, n]`; NaN where not scored: fewer than `top` then count, of such a prompt.
     top: in 1 ... n.
+
+  Raises:
+    ValueError: if `top` is out of range, or no completion at all was scored.
 
   Source: arXiv 2605.10716, B.2.
   """
-  rewards = checked_rewards(rewards)
+  rewards = np.asarray(rewards, np.float64)
   if not 1 <= top <= rewards.shape[1]:
     raise ValueError(f"top={top} must lie between 1 and the {rewards.shape[1]} completions")
-  largest = np.partition(rewards, rewards.shape[1] - top, axis=1)[:, -top:]
-  return float(largest.mean(axis=1).mean())
+  scored = [np.sort(row[~np.isnan(row)])[::-1] for row in rewards]
+  means = [row[:top].mean() for row in scored if row.size]
+  if not means:
+    raise ValueError("no completion was scored; a validation score needs a reward for them.")
+  return float(np.mean(means))
 
 
 def checked_rewards(rewards: Float[np.ndarray, "P n"]) -> Float[np.ndarray, "P n"]:

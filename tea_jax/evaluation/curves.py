@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from tea_jax.evaluation.plots import line_styles, new_figure, save_figure
+from tea_jax.evaluation.plots import line_styles, save_figure
 from tea_jax.runs.log import read_jsonl
+from tea_jax.runtime.figures import new_figure
 
 Lines = Sequence[Mapping[str, Any]]
 

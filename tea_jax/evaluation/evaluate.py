@@ -16,6 +16,7 @@ import numpy as np
 
 from tea_jax.data import EncodedPrompts, Prompt, column_names, columns_digest, reward_inputs
 from tea_jax.evaluation.records import RecordFolder, Records, Samples, read_records
+from tea_jax.evaluation.sampling import completion_texts, sample_calls
 from tea_jax.rewards import RewardError, RewardFunction, call_reward, reward_name
 from tea_jax.rewards.failed_call import write_failed_call
 from tea_jax.rewards.signature import check_arguments
@@ -125,41 +126,32 @@ def engine_sampler(
     prompts_per_call, rollouts_per_call: shape of the engine's calls, filled up with repeated
       prompts: with training's own P and m nothing compiles again. By default one call a part.
   """
-  tokenizer = engine.policy.tokenizer
-  group = min(rollouts_per_call or num_samples, num_samples)
-
-  def sample_some(indices: Sequence[int]) -> Samples:
-    filled = list(indices)
-    if prompts_per_call is not None:
-      filled = [indices[i % len(indices)] for i in range(prompts_per_call)]
-    texts: list[list[str]] = [[] for _ in indices]
-    lengths, finished = [], []
-    for part, start in enumerate(range(0, num_samples, group)):
-      rollouts = engine.generate(
-        params,
-        [encoded.tokens[i] for i in filled],
-        key=key if group == num_samples else jax.random.fold_in(key, part),
-        num_rollouts=group,
-        prompt_ids=[encoded.prompts[i].id for i in filled],
-      )
-      kept = min(group, num_samples - start)
-      part_lengths = np.asarray(rollouts.completion_lengths)[: len(indices), :kept]
-      tokens = np.asarray(rollouts.completion_tokens)
-      for row, row_lengths in enumerate(part_lengths):
-        rows = [tokens[row, j, :length].tolist() for j, length in enumerate(row_lengths)]
-        texts[row] += tokenizer.batch_decode(rows, skip_special_tokens=True)
-      lengths.append(part_lengths)
-      finished.append(np.asarray(rollouts.finished)[: len(indices), :kept])
-    return Samples(texts, np.concatenate(lengths, axis=1), np.concatenate(finished, axis=1))
+  several = (rollouts_per_call or num_samples) < num_samples
 
   def sample(indices: Sequence[int]) -> Samples:
-    width = prompts_per_call or len(indices)
-    parts = [sample_some(indices[start : start + width]) for start in range(0, len(indices), width)]
-    return Samples(
-      [row for part in parts for row in part.completions],
-      np.concatenate([part.lengths for part in parts]),
-      np.concatenate([part.finished for part in parts]),
-    )
+    shape = (len(indices), num_samples)
+    lengths, finished = np.empty(shape, np.int32), np.empty(shape, bool)
+    texts: list[list[str]] = [[] for _ in indices]
+    place = {index: row for row, index in enumerate(indices)}
+    for call in sample_calls(
+      engine,
+      params,
+      encoded.tokens,
+      [prompt.id for prompt in encoded.prompts],
+      key_of_part=lambda part: jax.random.fold_in(key, part) if several else key,
+      num_samples=num_samples,
+      rollouts_per_call=rollouts_per_call or num_samples,
+      prompts_per_call=prompts_per_call or len(indices),
+      prompts=indices,
+    ):
+      rows = [place[index] for index in call.prompts.tolist()]
+      kept = call.samples.stop - call.samples.start
+      lengths[rows, call.samples] = np.asarray(call.rollouts.completion_lengths)[:, :kept]
+      finished[rows, call.samples] = np.asarray(call.rollouts.finished)[:, :kept]
+      found = completion_texts(call.rollouts, engine.policy.tokenizer)
+      for row, texts_of_row in zip(rows, found, strict=True):
+        texts[row] += texts_of_row[:kept]
+    return Samples(texts, lengths, finished)
 
   return sample
 

@@ -6,9 +6,7 @@ drawn from any thread and without a display.
 
 from __future__ import annotations
 
-import io
 import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,8 +18,7 @@ from scipy.special import ndtri
 from tea_jax.evaluation.best_of_n import checked_rewards
 from tea_jax.evaluation.bootstrap import Interval
 from tea_jax.evaluation.qq_linearity import DEFAULT_PROBABILITIES
-from tea_jax.runtime.extras import extra
-from tea_jax.runtime.files import write_whole
+from tea_jax.runtime.figures import new_figure, save_png
 
 # Distinguishable under the common colour-vision deficiencies (Okabe and Ito).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5C00")
@@ -177,16 +174,6 @@ def line_styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
   return {name: styles.get(name, {"color": _BASE_COLOR, "linestyle": "-"}) for name in names}
 
 
-def new_figure(width: float, height: float) -> Any:
-  """An empty figure, in inches, without matplotlib's global state."""
-  with extra("plots", "a figure"):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-  figure = Figure(figsize=(width, height), layout="constrained")
-  FigureCanvasAgg(figure)
-  return figure
-
-
 def _band(
   axis: Any, budgets: Sequence[int], interval: Interval, style: Mapping[str, str], label: str
 ) -> None:
@@ -201,8 +188,4 @@ def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
   for axis in figure.axes:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(visible=True, linewidth=0.4, alpha=0.4)
-  image = io.BytesIO()
-  figure.savefig(image, format="png", dpi=150)
-  target = pathlib.Path(path)
-  target.parent.mkdir(parents=True, exist_ok=True)
-  write_whole(target, lambda temporary: temporary.write_bytes(image.getvalue()))
+  save_png(figure, path)

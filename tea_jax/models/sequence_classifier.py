@@ -99,11 +99,6 @@ def score(
   return jnp.matmul(last, kernel, preferred_element_type=jnp.float32)[:, 0]
 
 
-def init_classifier_params(config: ModelConfig, key: Array) -> Params:
-  """Random float32 parameters, as `causal_lm.init_params`."""
-  return jax.jit(lambda key: pure_params(SequenceClassifierModule(config, rngs=nnx.Rngs(key))))(key)
-
-
 def abstract_classifier_params(config: ModelConfig) -> Params:
   """The tree of the parameters as `jax.ShapeDtypeStruct`s; allocates nothing."""
   return jax.eval_shape(

@@ -149,16 +149,6 @@ def param_shardings(
   return jax.tree_util.tree_map_with_path(place, dict(params))
 
 
-def shard_params(
-  params: Mapping[str, Any],
-  config: ModelConfig,
-  mesh: Mesh,
-  rules: ShardingRules = ShardingRules(),
-) -> dict[str, Any]:
-  """Moves parameters that are already in memory to their places on the mesh."""
-  return jax.device_put(dict(params), param_shardings(params, config, mesh, rules))
-
-
 def batch_sharding(
   mesh: Mesh,
   rules: ShardingRules = ShardingRules(),

@@ -20,7 +20,6 @@ import numpy as np
 
 from tea_jax.runtime.extras import extra
 
-_COMPOUND_ALPHA = 15.0
 _BUT_BEFORE = 0.5
 # Single letters other than "a" and "i" are what is left of emoticons.
 _WORD = re.compile(r"\b(?:[a-z]{2,}|[ai])(?:['-][a-z]+)*\b")
@@ -30,24 +29,6 @@ _SUFFIXES = (
   "ously", "ous", "iest", "ier", "ily", "ingly", "ings", "ing", "edly", "ed", "ies", "est", "ers",
   "er", "ly", "es", "s", "y", "e", "i",
 )  # fmt: skip
-
-
-def compound_to_valence(compound: float | np.ndarray) -> np.ndarray:
-  """Inverse of VADER's normalisation: s = c sqrt(15 / (1 - c^2)), unbounded.
-
-  Args:
-    compound: VADER's compound score(s), strictly inside (-1, 1).
-
-  Returns:
-    The valence sum, float64. VADER rounds c to four digits, so s is off by up to
-    5e-5 ds/dc = 5e-5 sqrt(15) (1 - c^2)^(-3/2): 0.02 at s = 19, and infinite from s = 387 on.
-  """
-  compound = np.asarray(compound, np.float64)
-  if np.any(np.abs(compound) >= 1):
-    raise ValueError(
-      f"compound scores must lie strictly inside (-1, 1), got {np.max(np.abs(compound))}"
-    )
-  return compound * np.sqrt(_COMPOUND_ALPHA / (1.0 - compound**2))
 
 
 def repeated_share(text: str, *, length: int = 4, window: int = 120) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from tea_jax.runs.checkpoints import CheckpointError
 from tea_jax.runs.groups import LoggingConfig
 from tea_jax.runs.loggers import make_loggers
 from tea_jax.runtime.extras import extra
+from tea_jax.runtime.files import plain
 
 with extra("train", "a run's log"):
   from rich.console import Console
@@ -89,20 +89,6 @@ class JsonlLog:
   def close(self) -> None:
     with contextlib.suppress(OSError):  # what a full disk did not take was reported already
       self._file.close()
-
-
-def plain(value: Any) -> Any:
-  """JSON has no NaN and no infinity: null."""
-  if isinstance(value, (bool, str)) or value is None:
-    return value
-  if isinstance(value, (int, np.integer)):
-    return int(value)
-  if isinstance(value, (list, tuple)):
-    return [plain(v) for v in value]
-  if isinstance(value, Mapping):
-    return {k: plain(v) for k, v in value.items()}
-  value = float(value)
-  return value if math.isfinite(value) else None
 
 
 class RunLog:

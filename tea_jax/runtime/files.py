@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import numbers
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -24,6 +26,25 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], An
 def write_text(path: str | os.PathLike[str], text: str) -> None:
   """Writes `text` in UTF-8, whole or not at all."""
   write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def plain(value: Any, *, infinity: str | None = None) -> Any:
+  """A value as JSON can hold it: lists, objects, numbers of Python; NaN and -inf become null.
+
+  Args:
+    value: nested lists, tuples and mappings of numbers, texts and None.
+    infinity: what stands for +inf; null by default.
+  """
+  if isinstance(value, (bool, str)) or value is None:
+    return value
+  if isinstance(value, numbers.Integral):
+    return int(value)
+  if isinstance(value, (list, tuple)):
+    return [plain(v, infinity=infinity) for v in value]
+  if isinstance(value, Mapping):
+    return {str(k): plain(v, infinity=infinity) for k, v in value.items()}
+  number = float(value)
+  return infinity if number == math.inf else number if math.isfinite(number) else None
 
 
 def read_json(path: str | os.PathLike[str], *, kind: type | tuple[type, ...] = dict) -> Any:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from scipy import optimize, special
 
 from tea_jax.tail.gaussian import check_budget
+from tea_jax.tail.order_statistics import log_binomial
 
 # Bounds of log mean-odds and log concentration: prompts of which none, or every one, succeeds have
 # their maximum at infinity.
@@ -90,12 +91,7 @@ def predict_pass_at_n(
     # log of C(n-c, N) / C(n, N), where there are as many failures as draws.
     enough = failures >= budget
     safe = np.where(enough, failures, budget)
-    log_none = (
-      special.gammaln(safe + 1)
-      - special.gammaln(safe - budget + 1)
-      - special.gammaln(np.maximum(trials, budget) + 1)
-      + special.gammaln(np.maximum(trials, budget) - budget + 1)
-    )
+    log_none = log_binomial(safe, budget) - log_binomial(np.maximum(trials, budget), budget)
     exact = np.where(enough, -np.expm1(log_none), 1.0)
     a, b = alpha + successes, beta + failures
     posterior = -np.expm1(special.betaln(a, b + budget) - special.betaln(a, b))

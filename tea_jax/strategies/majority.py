@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
-from scipy.special import gammaln
 
 from tea_jax.strategies.strategy import Strategy, log_complement, times_log
+from tea_jax.tail.order_statistics import log_binomial
 
 
 def majority(budget: int, threshold: int | Int[Array, "*batch"]) -> Strategy:
@@ -78,7 +78,7 @@ class _Majority(Strategy):
   def _log_weight(self, log_probability: Array, log_failure: Array) -> Array:
     votes, k, _ = self._votes(log_probability.dtype)
     # N C(N-1, k-1) = k C(N, k)
-    choose = self._log_choose(votes) + np.log(np.maximum(votes, 1))
+    choose = log_binomial(self.budget, votes) + np.log(np.maximum(votes, 1))
     return (
       jnp.asarray(choose, log_probability.dtype)[k]
       + times_log(k - 1, log_probability)
@@ -105,7 +105,4 @@ class _Majority(Strategy):
     """(0 ... N, k, log C(N, 0 ... N))."""
     votes = np.arange(self.budget + 1)
     k = jnp.clip(jnp.asarray(self.threshold, jnp.int32), 1, self.budget)
-    return votes, k, jnp.asarray(self._log_choose(votes), dtype)
-
-  def _log_choose(self, votes: np.ndarray) -> np.ndarray:
-    return gammaln(self.budget + 1) - gammaln(votes + 1) - gammaln(self.budget - votes + 1)
+    return votes, k, jnp.asarray(log_binomial(self.budget, votes), dtype)

@@ -7,6 +7,7 @@ are compared all at once. Other platforms sort fast and do.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Iterator
 
 import jax
@@ -16,6 +17,7 @@ from jaxtyping import Array, Float
 
 # A network of m wires has m log2(m)^2 / 4 comparators: up to here it compiles in two seconds.
 _LARGEST_NETWORK = 128
+_PIECE = 256
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -82,14 +84,18 @@ def _by_bisection(values: Array, count: int) -> Array:
     return pattern ^ ((pattern >> (bits - 1)) & largest)
 
   keys = flip(lax.bitcast_convert_type(values, integer))
-  # A product with ones: XLA's sums over a row are not vector code.
-  ones = jnp.ones(values.shape[1], jnp.float32)
+  # XLA's sums over a row are not vector code on CPUs; those of pieces of rows are, and products.
+  # What pads the last piece reaches no candidate.
+  keys = jnp.pad(keys, ((0, 0), (0, -keys.shape[1] % _PIECE)), constant_values=smallest)
+  pieces = jnp.split(keys, keys.shape[1] // _PIECE, axis=1)
+  ones = jnp.ones(_PIECE, jnp.float32)
 
   def refine(step, found):
     # From the smallest integer, adding the top bit gives 0.
     candidate = found + (jnp.ones((), integer) << (bits - 1 - step).astype(integer))
-    reaching = (keys >= candidate[:, None]).astype(ones.dtype) @ ones
-    return jnp.where(reaching >= count, candidate, found)
+    reached = [(piece >= candidate[:, None]).astype(jnp.int32) for piece in pieces]
+    reaching = functools.reduce(operator.add, reached)
+    return jnp.where(reaching.astype(ones.dtype) @ ones >= count, candidate, found)
 
   found = lax.fori_loop(0, bits, refine, jnp.full(values.shape[:1], smallest, integer))
   return lax.bitcast_convert_type(flip(found), values.dtype)

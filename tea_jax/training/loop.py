@@ -21,6 +21,7 @@ import numpy as np
 
 from tea_jax.advantages import GroupRule
 from tea_jax.data import PromptIterator, columns_digest
+from tea_jax.evaluation.best_of_n import top_mean
 from tea_jax.evaluation.scoring import Scorer, Scores, sample_record
 from tea_jax.models.digest import parameters_digest
 from tea_jax.models.policy import Policy
@@ -30,10 +31,11 @@ from tea_jax.runs.build import Parts, Splits, build
 from tea_jax.runs.checkpoints import CheckpointStore
 from tea_jax.runs.config import RunConfig
 from tea_jax.runs.folder import RunFolder
-from tea_jax.runs.log import RunLog, plain, read_jsonl
+from tea_jax.runs.log import RunLog, read_jsonl
 from tea_jax.runs.state import Best, State, restore_state, save_state
 from tea_jax.runtime.code_identity import code_identity
 from tea_jax.runtime.extras import extra
+from tea_jax.runtime.files import plain
 from tea_jax.runtime.keys import make_key
 from tea_jax.runtime.memory import return_free_memory
 from tea_jax.training.advantage_step import AdvantageStep, rewards_for_rule
@@ -43,7 +45,7 @@ from tea_jax.training.learner import make_learner, place, trim
 from tea_jax.training.metrics import completion_metrics, memory_metrics, reward_metrics
 from tea_jax.training.optimizer import learning_rates
 from tea_jax.training.update import Batch
-from tea_jax.training.validation import Validation, better, selection_score
+from tea_jax.training.validation import Validation, better
 
 with extra("train", "training"):
   from rich.console import Console
@@ -385,7 +387,7 @@ class Run:
     rewards = self.validation.rewards(
       self.learner.engine, params, self.scorer, key=self._key(_VALIDATION)
     )
-    score = selection_score(rewards, self.parts.validation.top)
+    score = top_mean(rewards, self.parts.validation.top)
     best = better(self.state.best, done, score)
     if best.step == done and self.parts.checkpoint.final_policy == "best":
       self.folder.save_best(self.policy, params, done)

@@ -11,9 +11,8 @@ import os
 import pathlib
 
 import numpy as np
-from scipy.special import gammaln
 
-# What the terminal shows, in this order, with its heading; absent metrics are left out.
+from tea_jax.tail.order_statistics import mean_subset_maximum
 
 
 def reward_metrics(rewards: np.ndarray, scored: np.ndarray | None = None) -> dict[str, float]:
@@ -47,21 +46,9 @@ def reward_metrics(rewards: np.ndarray, scored: np.ndarray | None = None) -> dic
   complete = rewards[scored.all(-1)]
   size = 1
   while complete.size and size <= rewards.shape[-1]:
-    metrics[f"best_of_n/{size}"] = _expected_maximum(complete, size).mean()
+    metrics[f"best_of_n/{size}"] = mean_subset_maximum(complete, size).mean()
     size *= 2
   return {name: float(value) for name, value in metrics.items()}
-
-
-def _expected_maximum(rewards: np.ndarray, size: int) -> np.ndarray:
-  """Mean maximum over the subsets of `size`: sum_i C(i-1, size-1) / C(m, size) r_(i)."""
-  m = rewards.shape[-1]
-  rank = np.arange(size, m + 1)
-
-  def log_choose(n, k):
-    return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-
-  weights = np.exp(log_choose(rank - 1, size - 1) - log_choose(m, size))
-  return np.sort(rewards, axis=-1)[..., size - 1 :] @ weights
 
 
 def completion_metrics(lengths: np.ndarray, finished: np.ndarray) -> dict[str, float]:
@@ -80,18 +67,6 @@ def completion_metrics(lengths: np.ndarray, finished: np.ndarray) -> dict[str, f
     "completions/terminated_length": float(ended.mean()) if ended.size else math.nan,
     "completions/clipped_ratio": float(1.0 - finished.mean()),
     "num_tokens": int(lengths.sum()),
-  }
-
-
-def advantage_metrics(advantages: np.ndarray) -> dict[str, float]:
-  """Location and spread of the advantages that the update used."""
-  advantages = np.asarray(advantages, np.float64)
-  return {
-    "advantage/mean": float(advantages.mean()),
-    "advantage/std": float(advantages.std()),
-    "advantage/min": float(advantages.min()),
-    "advantage/max": float(advantages.max()),
-    "advantage/nonzero_frac": float(np.mean(advantages != 0)),
   }
 
 

@@ -66,23 +66,6 @@ class Validation:
     )
 
 
-def selection_score(rewards: np.ndarray, top: int) -> float:
-  """Mean over prompts of the mean of each prompt's `top` best rewards.
-
-  Args:
-    rewards: `[P, n]`; NaN where not scored.
-    top: how many of the best count; all of them where fewer are scored.
-  """
-  scores = []
-  for row in np.asarray(rewards, np.float64):
-    scored = np.sort(row[~np.isnan(row)])[::-1]
-    if scored.size:
-      scores.append(scored[:top].mean())
-  if not scores:
-    raise ValueError("no validation completion was scored; selection needs a reward for them.")
-  return float(np.mean(scores))
-
-
 def better(best: Best | None, step: int, score: float) -> Best:
   """The better of two; the earlier one on ties."""
   return Best(step, score) if best is None or score > best.score else best

@@ -12,7 +12,6 @@ from tea_jax.evaluation.best_of_n import (
   best_of_n_exact,
   best_of_n_frontier,
   best_of_n_grouped,
-  order_statistic_weights,
   top_mean,
 )
 
@@ -91,15 +90,6 @@ def test_frontier_rises_and_follows_affine_changes_and_permutations(rewards, sca
   np.testing.assert_allclose(best_of_n_exact(rewards[:, ::-1]), exact, atol=1e-12)
 
 
-@pytest.mark.parametrize("num_samples", [1, 2, 64, 5000])
-def test_weights_are_probabilities_without_overflow(num_samples):
-  for budget in {1, (num_samples + 1) // 2, num_samples}:
-    weights = order_statistic_weights(num_samples, budget)
-    assert (weights >= 0).all()
-    np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-12)
-    assert not weights[: budget - 1].any()
-
-
 def test_budgets_that_do_not_fit_are_refused():
   rewards = np.zeros((2, 6))
   with pytest.raises(ValueError, match="budget=4 does not divide the 6"):
@@ -112,7 +102,7 @@ def test_budgets_that_do_not_fit_are_refused():
     best_of_n_frontier(rewards, [1], method="bootstrap")  # type: ignore
 
 
-@pytest.mark.parametrize("function", [best_of_n_exact, best_of_n_frontier, top_mean])
+@pytest.mark.parametrize("function", [best_of_n_exact, best_of_n_frontier])
 def test_not_finite_rewards_name_prompt_and_rollout(function):
   rewards = np.zeros((3, 16))
   rewards[2, 5] = np.nan
@@ -120,6 +110,13 @@ def test_not_finite_rewards_name_prompt_and_rollout(function):
     function(rewards)
   with pytest.raises(ValueError, match=r"\[prompts, completions\]"):
     function(np.zeros((4,)))
+
+
+def test_unscored_completions_do_not_count_for_the_top_mean():
+  rewards = np.array([[1.0, np.nan, 3.0], [np.nan, np.nan, np.nan]])
+  assert top_mean(rewards, 2) == 2.0
+  with pytest.raises(ValueError, match="no completion was scored"):
+    top_mean(rewards[1:], 2)
 
 
 def test_top_mean_is_the_mean_of_the_largest():

@@ -13,11 +13,12 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from tea_jax.models.causal_lm import abstract_params
 from tea_jax.models.sequence_classifier import abstract_classifier_params
 from tea_jax.models.weights.huggingface_config import config_from_hf, head_from_hf
-from tea_jax.models.weights.reader import flatten, stored_shape
+from tea_jax.models.weights.reader import stored_shape
 from tea_jax.models.weights.safetensors_files import Stored, write_safetensors
 from tea_jax.models.weights.tensor_map import huggingface_map
 
@@ -163,7 +164,7 @@ def hf_tensors(hf: dict[str, Any]) -> dict[str, np.ndarray]:
   """Weights of a checkpoint under Hugging Face's names."""
   config, head = config_from_hf(hf), head_from_hf(hf)
   abstract = abstract_params if head == "causal_lm" else abstract_classifier_params
-  shapes = {path: leaf.shape for path, leaf in flatten(abstract(config)).items()}
+  shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract(config)).items()}
   tensors = {}
   for path, ref in huggingface_map(config, head=head).items():
     for layer in range(config.num_layers) if ref.stacked else [0]:

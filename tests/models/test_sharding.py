@@ -12,7 +12,6 @@ from jax.sharding import PartitionSpec
 from tea_jax.models import causal_lm
 from tea_jax.models.sharding import ShardingRules, logical_axes, make_mesh, param_shardings
 from tea_jax.models.weights.huggingface_config import config_from_hf
-from tea_jax.models.weights.reader import flatten
 from tests.models.families import CAUSAL, FAMILIES
 
 RULES = ShardingRules()
@@ -20,7 +19,7 @@ RULES = ShardingRules()
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_every_parameter_has_a_logical_axis_for_each_dimension(name):
-  for path, leaf in flatten(causal_lm.abstract_params(config_from_hf(FAMILIES[name]))).items():
+  for path, leaf in flatten_dict(causal_lm.abstract_params(config_from_hf(FAMILIES[name]))).items():
     assert len(logical_axes(path)) == len(leaf.shape), path
 
 
@@ -62,11 +61,12 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import PartitionSpec as P
 from tea_jax.models.digest import parameters_digest
 from tea_jax.models import hf, safetensors_io
 from tea_jax.models.weights.load import load_policy
-from tea_jax.models.sharding import make_mesh, shard_params
+from tea_jax.models.sharding import make_mesh, param_shardings
 from tests.models.families import FAMILIES, tokens, write_folder
 from tests.models.gguf_files import write_gguf
 
@@ -99,7 +99,7 @@ for name in ("llama", "gpt2", "gemma"):
   logits = jax.jit(lambda p, t: policy.logits(p, policy.hidden_states(p, t)))
   ours, theirs = logits(policy.params, tokens()), logits(plain.params, tokens())
   np.testing.assert_allclose(ours, theirs, atol=2e-5)
-  moved = shard_params(plain.params, plain.config, mesh)
+  moved = jax.device_put(plain.params, param_shardings(plain.params, plain.config, mesh))
   assert moved["layers"]["mlp"]["up"]["kernel"].sharding == up.sharding
   hf.save_pretrained(root / (name + "-saved"), policy.config, policy.params)
   again = load_policy(root / (name + "-saved"))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from tea_jax.models.sharding import make_mesh, shard_params
+from tea_jax.models.sharding import make_mesh, param_shardings
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig
 from tests.models import tiny
@@ -28,7 +28,7 @@ def rows_of_one_device(state) -> set[int]:
 def check(prompts: int, num_rollouts: int, *, spread: bool, silent: bool, **axes: int) -> None:
   policy = tiny.tiny_policy(tiny.LLAMA)
   mesh = make_mesh(**axes)
-  params = shard_params(policy.params, policy.config, mesh)
+  params = jax.device_put(policy.params, param_shardings(policy.params, policy.config, mesh))
   options = {"key": jax.random.key(0), "num_rollouts": num_rollouts}
   expected = RolloutEngine(policy, SAMPLING).generate(policy.params, PROMPTS[:prompts], **options)
   engine = RolloutEngine(policy, SAMPLING, mesh=mesh)

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
 from tea_jax.models.config import Head, ModelConfig
@@ -158,7 +159,7 @@ def save_pretrained(
     raise FileExistsError(
       f"{path} holds {foreign[0]!r}, which is not part of a model folder; choose another path."
     )
-  leaves = reader.flatten(params)
+  leaves = flatten_dict(dict(params))
   pieces = _pieces(huggingface_map(config, head=head), leaves, config)
   folder = _temporary_folder(target) if jax.process_index() == 0 else None
   try:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tea_jax.models.weights.tensor_map import Path, TensorRef
 from tea_jax.runtime import memory
@@ -68,14 +69,14 @@ def read_params(
     ValueError: naming the missing, left-over or misshapen tensors.
     MemoryError: if the weights will not fit; see `memory.check_memory`.
   """
-  shapes = {path: tuple(leaf.shape) for path, leaf in flatten(abstract).items()}
+  shapes = {path: tuple(leaf.shape) for path, leaf in flatten_dict(dict(abstract)).items()}
   check_tensors(store, refs, shapes, ignored=ignored)
-  sharded = None if shardings is None else flatten(shardings)
+  sharded = None if shardings is None else flatten_dict(dict(shardings))
   _check_fit(shapes, np.dtype(dtype), sharded, store.source)
   leaves = {}
   for path, shape in shapes.items():
     leaves[path] = _place(store, refs[path], shape, dtype, sharded and sharded[path])
-  return unflatten(leaves)
+  return unflatten_dict(leaves)
 
 
 def check_tensors(
@@ -164,26 +165,6 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
   buffer = np.empty(size + _ALIGNMENT, np.uint8)
   start = -buffer.ctypes.data % _ALIGNMENT
   return buffer[start : start + size].view(dtype).reshape(shape)
-
-
-def flatten(tree: Mapping[str, Any], prefix: Path = ()) -> dict[Path, Any]:
-  """Nested dict -> {path: leaf}, in the order of the tree."""
-  leaves: dict[Path, Any] = {}
-  for name, value in tree.items():
-    path = (*prefix, name)
-    leaves |= flatten(value, path) if isinstance(value, Mapping) else {path: value}
-  return leaves
-
-
-def unflatten(leaves: Mapping[Path, Any]) -> dict[str, Any]:
-  """Inverse of `flatten`."""
-  tree: dict[str, Any] = {}
-  for path, leaf in leaves.items():
-    node = tree
-    for name in path[:-1]:
-      node = node.setdefault(name, {})
-    node[path[-1]] = leaf
-  return tree
 
 
 def _place(

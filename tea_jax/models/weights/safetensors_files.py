@@ -18,6 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import safetensors
+from huggingface_hub import split_state_dict_into_shards_factory
 
 from tea_jax.runtime.files import read_json
 
@@ -143,22 +144,17 @@ def write_safetensors(
     max_shard_bytes: a shard ends before the tensor that would exceed this.
     name: of the single file; shards are named after it.
   """
-  shards: list[dict[str, Stored]] = [{}]
-  for key, tensor in tensors.items():
-    size = sum(other.num_bytes for other in shards[-1].values())
-    if shards[-1] and size + tensor.num_bytes > max_shard_bytes:
-      shards.append({})
-    shards[-1][key] = tensor
-  stem = pathlib.Path(name).stem
-  files = [f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-  files = [name] if len(shards) == 1 else files
-  for file, shard in zip(files, shards):
+  plan = split_state_dict_into_shards_factory(
+    dict(tensors),
+    get_storage_size=lambda tensor: tensor.num_bytes,
+    filename_pattern=f"{pathlib.Path(name).stem}{{suffix}}.safetensors",
+    max_shard_size=max_shard_bytes,
+  )
+  for file, keys in plan.filename_to_tensors.items():
+    shard = {key: tensors[key] for key in keys}
     _write_file(None if folder is None else folder / file, shard)
-  if folder is not None and len(shards) > 1:
-    index = {
-      "metadata": {"total_size": sum(tensor.num_bytes for tensor in tensors.values())},
-      "weight_map": {key: file for file, shard in zip(files, shards) for key in shard},
-    }
+  if folder is not None and plan.is_sharded:
+    index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
     (folder / f"{name}.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 

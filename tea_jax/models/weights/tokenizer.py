@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
@@ -83,31 +83,6 @@ def check_vocabulary(tokenizer: Any, vocab_size: int, source: object) -> None:
       f"{vocab_size}, the first being {wrong[0][1]!r} with id {wrong[0][0]}; it belongs to another "
       "model"
     )
-
-
-def encode_chat(
-  tokenizer: PreTrainedTokenizerFast,
-  messages: Sequence[Mapping[str, str]],
-  *,
-  add_generation_prompt: bool = True,
-) -> list[int]:
-  """Token ids of a conversation under the tokenizer's chat template.
-
-  The template is rendered to text and tokenised without special tokens: it writes its own, and a
-  second beginning-of-text token would shift the model off its training distribution.
-
-  Args:
-    tokenizer: with a chat template.
-    messages: dicts with `role` and `content`.
-    add_generation_prompt: end with the opening of the assistant's turn.
-
-  Raises:
-    ValueError: if the tokenizer has no chat template, or it fails.
-  """
-  if tokenizer.chat_template is None:
-    raise ValueError("This tokenizer has no chat template; pass plain text prompts instead.")
-  text = apply_chat_template(tokenizer, messages, add_generation_prompt=add_generation_prompt)
-  return tokenizer.encode(text, add_special_tokens=False)
 
 
 def turn_end(tokenizer: Any) -> int | None:

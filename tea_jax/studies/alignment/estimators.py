@@ -13,7 +13,6 @@ averaged over seeds. (Cosines of single prompts would hide how a rule weighs pro
 Everything about gradients is a choice of the inner product of advantage vectors:
 
 - orthonormal scores: the plain inner product over the group and prompts, no gradient needed;
-- a Gram matrix of scores, `gram[p, i, q, j] = <s_pi, s_qj>`;
 - explicit scores, or the two summed gradients themselves, as pytrees (`gradient_cosine`), which is
   what a real policy's last block is small enough for.
 
@@ -111,16 +110,12 @@ def draw_groups(
 def alignment_cosine(
   advantages: Float[Array, "prompts num_rollouts"],
   oracle: Float[Array, "prompts num_rollouts"],
-  *,
-  gram: Float[Array, "prompts num_rollouts prompts num_rollouts"] | None = None,
 ) -> Float[Array, ""]:
-  """Cosine of sum A_i s_i and sum O_i s_i, from the inner products of the scores alone.
+  """Cosine of sum A_i s_i and sum O_i s_i for orthonormal scores s_i.
 
   Args:
     advantages: `[prompts, num_rollouts]` of the rule.
     oracle: the same of the oracle, at the same rollouts.
-    gram: `gram[p, i, q, j]` the inner product of the scores of rollout i of prompt p and j of q;
-      None for orthonormal scores.
 
   Returns:
     The cosine; NaN if either sum is 0. The factor 1/m cancels.
@@ -130,21 +125,7 @@ def alignment_cosine(
   dtype = jnp.promote_types(advantages.dtype, jnp.float32)
   # A cosine does not depend on the lengths; near 1 no product over- or underflows.
   left, right = (_unit_magnitude(jnp.asarray(x, dtype)) for x in (advantages, oracle))
-  if gram is None:
-    return _cosine(jnp.sum(left * right), jnp.sum(left**2), jnp.sum(right**2))
-  chex.assert_shape(gram, (*advantages.shape, *advantages.shape))
-  to_right = jnp.einsum("piqj,qj->pi", gram, right)
-  to_left = jnp.einsum("piqj,qj->pi", gram, left)
-  return _cosine(jnp.sum(left * to_right), jnp.sum(left * to_left), jnp.sum(right * to_right))
-
-
-def score_gram(scores: Any) -> Float[Array, "prompts num_rollouts prompts num_rollouts"]:
-  """Inner products of explicit scores, a pytree of `[prompts, num_rollouts, ...]` arrays."""
-  leaves = jax.tree.leaves(scores)
-  prompts, num_rollouts = leaves[0].shape[:2]
-  flat = [leaf.reshape(prompts * num_rollouts, -1).astype(jnp.float32) for leaf in leaves]
-  gram = sum(jnp.matmul(x, x.T, precision="highest") for x in flat)
-  return jnp.asarray(gram).reshape(prompts, num_rollouts, prompts, num_rollouts)
+  return _cosine(jnp.sum(left * right), jnp.sum(left**2), jnp.sum(right**2))
 
 
 def gradient_cosine(gradient: Any, oracle_gradient: Any) -> Float[Array, ""]:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from tea_jax.data import EncodedPrompts, reward_inputs
 from tea_jax.evaluation.records import check_spec
+from tea_jax.evaluation.sampling import completion_texts, sample_calls
 from tea_jax.rewards import RewardFunction, call_reward, reward_name
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.runtime.files import write_whole
@@ -71,12 +72,19 @@ def sample_pools(
   for index, (prompt, tokens) in enumerate(zip(prompts.prompts, prompts.tokens, strict=True)):
     path = folder / f"pool-{prompt.id}-{pool_size}-{seed}.npz"
     if not path.exists():
-      rollouts = engine.generate(
-        params, [tokens], key=jax.random.key(seed), num_rollouts=pool_size, prompt_ids=[prompt.id]
+      (call,) = sample_calls(
+        engine,
+        params,
+        [tokens],
+        [prompt.id],
+        key_of_part=lambda _: jax.random.key(seed),
+        num_samples=pool_size,
+        rollouts_per_call=pool_size,
+        prompts_per_call=1,
       )
-      lengths = np.asarray(rollouts.completion_lengths[0])
-      completions = [row[:k] for row, k in zip(np.asarray(rollouts.completion_tokens[0]), lengths)]
-      texts = engine.policy.tokenizer.batch_decode(completions, skip_special_tokens=True)
+      lengths = np.asarray(call.rollouts.completion_lengths[0])
+      completions = np.asarray(call.rollouts.completion_tokens[0])
+      (texts,) = completion_texts(call.rollouts, engine.policy.tokenizer)
       repeated, columns = reward_inputs([prompt], pool_size, columns=prompts.columns)
       rewards = call_reward(reward, repeated, texts, columns, num_rollouts=pool_size)
       if np.isnan(rewards).any():
@@ -85,8 +93,8 @@ def sample_pools(
           "scored; an oracle needs a reward for all of them"
         )
       rows = np.zeros((pool_size, len(tokens) + max(lengths)), np.int32)
-      for row, completion in zip(rows, completions, strict=True):
-        row[: len(tokens) + len(completion)] = [*tokens, *completion]
+      for row, completion, length in zip(rows, completions, lengths, strict=True):
+        row[: len(tokens) + length] = [*tokens, *completion[:length]]
       arrays = {"tokens": rows, "lengths": lengths + len(tokens), "rewards": rewards}
       write_whole(path, lambda temporary: _save(temporary, arrays))  # noqa: B023 (called at once)
     with np.load(path) as stored:

@@ -7,13 +7,13 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from tea_jax.runtime.extras import extra
-from tea_jax.runtime.files import write_text, write_whole
+from tea_jax.runtime.figures import new_figure, save_png
+from tea_jax.runtime.files import plain, write_text
 from tea_jax.studies.alignment.estimators import (
   PUBLISHED_ALIGNMENT,
   PUBLISHED_SIZES,
@@ -143,15 +143,14 @@ def _csv(study: Study) -> str:
 
 
 def _json(study: Study, settings: Mapping[str, Any]) -> str:
-  number: Callable[[float], float | None] = lambda x: None if np.isnan(x) else float(x)  # noqa: E731
   cells = [
     {
       "pool": pool,
       "num_rollouts": size,
       "rule": rule,
-      "mean": number(cell.mean),
-      "standard_error": number(cell.standard_error),
-      "cosines": [number(x) for x in cell.cosines],
+      "mean": plain(cell.mean),
+      "standard_error": plain(cell.standard_error),
+      "cosines": plain(list(cell.cosines)),
     }
     for (pool, size, rule), cell in _cells(study).items()
   ]
@@ -168,13 +167,9 @@ def _cells(study: Study) -> dict[tuple[str, int, str], Alignment]:
 
 
 def _draw(study: Study, path: pathlib.Path) -> None:
-  with extra("plots", "a figure"):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
   columns = min(3, len(study))
   lines = -(-len(study) // columns)
-  figure = Figure(figsize=(4.2 * columns + 2.6, 3.4 * lines), layout="constrained")
-  FigureCanvasAgg(figure)
+  figure = new_figure(4.2 * columns + 2.6, 3.4 * lines)
   axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
   styles = {n: (f"C{i % 10}", "-" if i < 10 else "--") for i, n in enumerate(rule_names(study))}
   for axis, (pool, sizes) in zip(axes, study.items()):
@@ -200,4 +195,4 @@ def _draw(study: Study, path: pathlib.Path) -> None:
   axes[0].set_ylabel("cosine to the oracle")
   handles, labels = axes[0].get_legend_handles_labels()
   figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=7)
-  write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+  save_png(figure, path)

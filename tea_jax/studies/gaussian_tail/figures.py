@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tea_jax.runtime.extras import extra
-from tea_jax.runtime.files import write_whole
+from tea_jax.runtime.figures import new_figure, save_png, styled
 from tea_jax.studies.gaussian_tail.summary import LABELS, Row, Slope, Summary
 
 # Okabe and Ito's palette: told apart by every kind of colour vision.
@@ -42,19 +41,6 @@ _STYLE = {
   "legend.frameon": False,
   "figure.dpi": 150,
 }
-
-
-def _pyplot() -> Any:
-  with extra("plots", "a figure"):
-    import matplotlib
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
-  return pyplot
-
-
-def _save(figure: Any, path: Path) -> None:
-  write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=160))
 
 
 def _rollout_axis(axis: Any, grid: Sequence[int]) -> None:
@@ -146,9 +132,9 @@ def draw_scaling(summary: Summary, path: Path) -> None:
     summary: of a run.
     path: PNG to write.
   """
-  pyplot = _pyplot()
-  with pyplot.rc_context(_STYLE):
-    figure, axes = pyplot.subplots(1, 2, figsize=(11.0, 4.9), layout="constrained")
+  with styled(_STYLE):
+    figure = new_figure(11.0, 4.9)
+    axes = figure.subplots(1, 2)
     grid = sorted({row.num_rollouts for row in summary.rows})
     for axis, kind, slopes, title in (
       (
@@ -176,8 +162,7 @@ def draw_scaling(summary: Summary, path: Path) -> None:
       figure.supxlabel(
         "filled: this run; hollow: published; lines: weighted least-squares fits", fontsize=9
       )
-    _save(figure, path)
-    pyplot.close(figure)
+    save_png(figure, path, dpi=160)
 
 
 def log_error_ratio(summary: Summary, estimator: str, batches: Sequence[int]) -> tuple[Any, Any]:
@@ -208,17 +193,14 @@ def draw_heat_map(summary: Summary, batches: Sequence[int], path: Path) -> None:
     batches: B, increasing, at least two.
     path: PNG to write.
   """
-  pyplot = _pyplot()
   panels = []
   for estimator in ("prefix", "prefix_larger", "subset_averaged"):
     grid, ratio = log_error_ratio(summary, estimator, batches)
     if len(grid) >= 2:
       panels.append((estimator, grid, ratio))
-  with pyplot.rc_context({**_STYLE, "axes.grid": False}):
-    figure, axes = pyplot.subplots(
-      1, max(len(panels), 1), figsize=(4.0 * len(panels) + 1.6, 4.4), layout="constrained",
-      sharey=True, squeeze=False,
-    )  # fmt: skip
+  with styled({**_STYLE, "axes.grid": False}):
+    figure = new_figure(4.0 * len(panels) + 1.6, 4.4)
+    axes = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)
     limit = max([float(np.abs(ratio).max()) for _, _, ratio in panels], default=1.0)
     mesh = None
     heights = np.log2(np.asarray(batches, np.float64))
@@ -238,8 +220,7 @@ def draw_heat_map(summary: Summary, batches: Sequence[int], path: Path) -> None:
     if mesh is not None:
       bar = figure.colorbar(mesh, ax=axes[0].tolist(), pad=0.02)
       bar.set_label("log$_{10}$ MSE ratio (blue: smaller error than TEA)")
-    _save(figure, path)
-    pyplot.close(figure)
+    save_png(figure, path, dpi=160)
 
 
 def draw_crossovers(summary: Summary, path: Path) -> None:
@@ -249,9 +230,9 @@ def draw_crossovers(summary: Summary, path: Path) -> None:
     summary: of a run.
     path: PNG to write.
   """
-  pyplot = _pyplot()
-  with pyplot.rc_context(_STYLE):
-    figure, axis = pyplot.subplots(figsize=(6.4, 4.4), layout="constrained")
+  with styled(_STYLE):
+    figure = new_figure(6.4, 4.4)
+    axis = figure.subplots()
     for estimator in ("prefix", "prefix_larger", "subset_averaged"):
       rows = [row for row in summary.of(estimator) if row.crossover and row.crossover < math.inf]
       color, marker = _COLORS[estimator], _MARKERS[estimator]
@@ -276,5 +257,4 @@ def draw_crossovers(summary: Summary, path: Path) -> None:
     axis.set_title("Prompts from which on the error is below TEA's", loc="left")
     if axis.get_legend_handles_labels()[0]:
       axis.legend(fontsize=8.5)
-    _save(figure, path)
-    pyplot.close(figure)
+    save_png(figure, path, dpi=160)

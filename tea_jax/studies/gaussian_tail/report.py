@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tea_jax.runtime.extras import extra
-from tea_jax.runtime.files import write_text
+from tea_jax.runtime.files import plain, write_text
 from tea_jax.studies.gaussian_tail.config import Cell, DiagnosticConfig, cell_sizes
 from tea_jax.studies.gaussian_tail.published import PUBLISHED_BATCHES
 from tea_jax.studies.gaussian_tail.simulation import influence_gradient, target_gradient
@@ -27,6 +27,11 @@ from tea_jax.studies.gaussian_tail.summary import (
 
 with extra("train", "the diagnostic's table"):
   from rich.table import Table
+
+ORDERS = {
+  "reversed": "every second one the reverse of the one before; the rule draws independent ones",
+  "independent": "independent, as the rule subset_tea trains",
+}
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -101,20 +106,9 @@ def _markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> st
   return "\n".join("| " + " | ".join(line) + " |" for line in [list(header), rule, *lines])
 
 
-def _jsonable(value: Any) -> Any:
-  """JSON has no infinity: a crossover that never comes is the word."""
-  if isinstance(value, float) and not math.isfinite(value):
-    return "never" if value > 0 else None
-  if isinstance(value, dict):
-    return {str(key): _jsonable(item) for key, item in value.items()}
-  if isinstance(value, list | tuple):
-    return [_jsonable(item) for item in value]
-  return value
-
-
 def write_tables(config: DiagnosticConfig, summary: Summary, folder: Path) -> None:
   """Writes `table.csv` and `table.json`."""
-  records = [_jsonable(row_record(row)) for row in summary.rows]
+  records = [plain(row_record(row), infinity="never") for row in summary.rows]
   columns = list(dict.fromkeys(name for record in records for name in record))
   text = io.StringIO()
   writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -134,7 +128,7 @@ def write_tables(config: DiagnosticConfig, summary: Summary, folder: Path) -> No
     "bias_slope_upper_bounds": summary.bias_bounds,
     "variance_slopes": slopes(summary.variance_slopes),
   }
-  write_text(folder / "table.json", json.dumps(_jsonable(document), indent=2) + "\n")
+  write_text(folder / "table.json", json.dumps(plain(document, infinity="never"), indent=2) + "\n")
 
 
 def _slope_text(slope: Slope | None, bound: tuple[float, int, int] | None = None) -> list[str]:
@@ -282,7 +276,7 @@ def report_text(config: DiagnosticConfig, summary: Summary, *, command: str) -> 
     *_weights_lines(config, summary),
     "- Prefix-TEA splits its m rollouts into a fitting and an evaluation half; order "
     f"{config.order}. Subset-averaged Prefix-TEA takes all for both, averages over "
-    f"{config.num_orders} random orders, order {config.subset_order}.",
+    f"{config.num_orders} random orders ({ORDERS[config.orders]}), order {config.subset_order}.",
     "- Tail-influence weighs a rollout with its influence on the expected best of N itself and "
     f"centres the group. Its limit is ({influence[0]:.6f}, {influence[1]:.6f}), the derivative of "
     "the expected maximum as the law moves along the centred score; its bias, error and B* are "

@@ -12,10 +12,11 @@ import transformers
 from tokenizers import models, pre_tokenizers, trainers
 
 from tea_jax.models.weights import huggingface
+from tea_jax.models.weights.chat import apply_chat_template
 from tea_jax.models.weights.gguf_file import GgufFile
 from tea_jax.models.weights.huggingface_config import config_from_hf
 from tea_jax.models.weights.load import SMOLLM2, resolve
-from tea_jax.models.weights.tokenizer import encode_chat, load_tokenizer, tokenizer_from_gguf
+from tea_jax.models.weights.tokenizer import load_tokenizer, tokenizer_from_gguf
 from tests.models.families import FAMILIES
 
 TEXTS = (
@@ -184,24 +185,21 @@ def test_unknown_tokenizer_is_refused_with_the_supported_ones(byte_level, change
     tokenizer_from_gguf(metadata(*byte_level, **changes))
 
 
+# The template writes its own special tokens.
+PLAIN = {"add_special_tokens": False}
+
+
 def test_chat_has_one_beginning_of_text(byte_level):
   ours = tokenizer_from_gguf(
     metadata(*byte_level, pre="llama-bpe") | {"tokenizer.chat_template": TEMPLATE}
   )
   messages = [{"role": "user", "content": "the apples"}]
-  ids = encode_chat(ours, messages)
+  ids = ours.encode(apply_chat_template(ours, messages, add_generation_prompt=True), **PLAIN)
   # <|im_start|> is the beginning token here: once from the template, then once a turn.
   assert ids[:2] == [1, 1]
   assert ids[2] != 1
   assert ours.decode(ids).endswith("<|im_start|>assistant\n")
-  assert not ours.decode(encode_chat(ours, messages, add_generation_prompt=False)).endswith(
-    "assistant\n"
-  )
-
-
-def test_chat_without_a_template_is_refused(byte_level):
-  with pytest.raises(ValueError, match="no chat template"):
-    encode_chat(tokenizer_from_gguf(metadata(*byte_level, pre="qwen2")), [])
+  assert not apply_chat_template(ours, messages).endswith("assistant\n")
 
 
 @pytest.mark.parametrize("pre", ["smollm", "qwen2", "llama-bpe"])
@@ -240,7 +238,9 @@ def test_smollm2_tokenizer_gives_known_tokens_and_its_chat_format():
     ["There", "Ġare", "Ġ", "1", "2", "3", "Ġapples", ",", "Ġdon", "'t", "Ġyou", "Ġthink", "?"]
   )
   assert tokenizer.decode(tokenizer.encode(TEXTS[1])) == TEXTS[1]
-  ids = encode_chat(tokenizer, [{"role": "user", "content": "Hi"}])
+  messages = [{"role": "user", "content": "Hi"}]
+  text = apply_chat_template(tokenizer, messages, add_generation_prompt=True)
+  ids = tokenizer.encode(text, **PLAIN)
   assert tokenizer.decode(ids) == (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
     "<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"

@@ -27,26 +27,6 @@ def test_orthonormal_scores_give_the_cosine_of_the_explicit_gradients():
   np.testing.assert_allclose(estimators.alignment_cosine(advantages, oracle), expected, atol=1e-6)
 
 
-def test_the_gram_matrix_gives_the_cosine_of_the_explicit_gradients():
-  advantages, oracle = arrays(3, 4), arrays(3, 4, seed=1)
-  scores = {"kernel": arrays(3, 4, 5, 2, seed=2), "bias": arrays(3, 4, 6, seed=3) + 1}
-  summed = [
-    jax.tree.map(lambda s, a=a: jnp.einsum("pi,pi...->...", a, s), scores)
-    for a in (advantages, oracle)
-  ]
-  got = estimators.alignment_cosine(advantages, oracle, gram=estimators.score_gram(scores))
-  np.testing.assert_allclose(got, estimators.gradient_cosine(*summed), atol=1e-5)
-  # The gradients share a direction through the bias: orthonormal scores would say otherwise.
-  assert abs(got - estimators.alignment_cosine(advantages, oracle)) > 0.05
-
-
-def test_the_identity_as_gram_matrix_means_orthonormal_scores():
-  advantages, oracle = arrays(2, 3), arrays(2, 3, seed=1)
-  gram = jnp.eye(6).reshape(2, 3, 2, 3)
-  got = estimators.alignment_cosine(advantages, oracle, gram=gram)
-  np.testing.assert_allclose(got, estimators.alignment_cosine(advantages, oracle), atol=1e-6)
-
-
 def test_a_cosine_ignores_lengths_and_is_undefined_for_zero():
   advantages, oracle = arrays(2, 3), arrays(2, 3, seed=1)
   expected = float(estimators.alignment_cosine(advantages, oracle))
