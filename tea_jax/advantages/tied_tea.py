@@ -18,10 +18,10 @@ from tea_jax.advantages.tea import SCALE_FLOOR, check_tail, smallest_tail_group
 def tied_tea(
   *, tail_fraction: float = 0.25, budget: int = 128, scale_floor: float = SCALE_FLOOR
 ) -> GroupRule:
-  """TEA, and where a group's whole tail is one level, the influence under a law of levels.
+  """TEA, and where it is blind to a group, the influence under a law of levels.
 
-  A tail of ties has no scale: `tea` gives such groups zero, though some of their rollouts are
-  better than others. Here they get what each level is worth for the best of N,
+  A tail that is one level, or nearly, has no scale: `tea` gives such groups zero, though some of
+  their rollouts are better than others. Here they get what each level is worth for the best of N,
 
   A(r') - A(r) = N sum_gaps g E F^(N-1),  F ~ Beta(i, n - i) between the i-th and the next reward,
 
@@ -45,9 +45,9 @@ def tied_tea(
       group.rewards, tail_fraction, where=group.where, scale_floor=scale_floor
     )
     shaped = tail.shaped_reward(group.rewards, vector, tail_fraction=tail_fraction, budget=budget)
-    tied = jnp.max(group.rewards, -1, keepdims=True) <= vector.threshold[..., None]
+    blind = jnp.max(shaped, -1, keepdims=True) <= 0
     levels = centre(resampled_influence(group, budget), group)
-    return jnp.where(tied, levels, centre(jax.nn.relu(shaped), group))
+    return jnp.where(blind, levels, centre(jax.nn.relu(shaped), group))
 
   return GroupRule(
     "tied_tea",

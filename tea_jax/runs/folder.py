@@ -13,8 +13,9 @@ import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from tea_jax.models.lora import LoraConfig
 from tea_jax.models.policy import Policy
-from tea_jax.models.weights import huggingface
+from tea_jax.models.weights import huggingface, peft
 from tea_jax.runs.checkpoints import CheckpointError, check_writable
 from tea_jax.runs.config import RunConfig, check_resumable, load_config, save_config
 from tea_jax.runtime.files import read_json, write_text
@@ -24,6 +25,8 @@ _FINISHED = "finished.json"
 
 class RunFolder:
   """`config.yaml, metrics.jsonl, checkpoints/, rollouts/, best_policy/, policy/` of one run.
+
+  A run that trains adapters leaves them in `adapter/` too, in PEFT's format.
 
   Opening it takes a lock that the operating system releases when the process dies.
 
@@ -76,9 +79,22 @@ class RunFolder:
     """Keeps the weights of the best validation so far."""
     policy.save_pretrained(self.path / "best_policy" / str(step), dict(params), dtype=self._dtype)
 
+  def save_adapter(
+    self, policy: Policy, adapters: Any, lora: LoraConfig, step: int | None = None
+  ) -> None:
+    """Keeps the adapters of a run that trains them, in PEFT's format.
+
+    Args:
+      policy: whose projections are adapted.
+      adapters, lora: as they are trained.
+      step: of the best validation so far; None for `adapter/` itself.
+    """
+    folder = self.path / "adapter" if step is None else self.path / "best_adapter" / str(step)
+    peft.save_adapters(folder, policy.config, adapters, lora)
+
   def forget_best(self, but: Collection[int]) -> None:
     """Deletes the weights of earlier bests, except those that a checkpoint may still go back to."""
-    for folder in (self.path / "best_policy").glob("*"):
+    for folder in (*self.path.glob("best_policy/*"), *self.path.glob("best_adapter/*")):
       if folder.name not in map(str, but):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -95,8 +111,12 @@ class RunFolder:
       policy.save_pretrained(self.policy, dict(params), dtype=self._dtype)
     else:
       self._finish_with(self.path / "best_policy" / str(best_step), best_step)
+      adapter = self.path / "best_adapter" / str(best_step)
+      if adapter.is_dir():
+        shutil.copytree(adapter, self.path / "adapter", dirs_exist_ok=True)
     self._note_finished(best_step)
-    shutil.rmtree(self.path / "best_policy", ignore_errors=True)
+    for name in ("best_policy", "best_adapter"):
+      shutil.rmtree(self.path / name, ignore_errors=True)
 
   def _finish_with(self, best: pathlib.Path, step: int) -> None:
     if _is_model(best):

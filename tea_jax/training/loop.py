@@ -240,6 +240,8 @@ class Run:
     params = self.learner.merge(self.state.trainable, self.frozen)
     best = self.state.best
     selected = best if self.parts.checkpoint.final_policy == "best" else None
+    if self.parts.lora is not None and selected is None:
+      self.folder.save_adapter(self.policy, self.state.trainable, self.parts.lora)
     self.folder.finish(self.policy, params, None if selected is None else selected.step)
     return TrainResult(
       run_folder=self.folder.path,
@@ -391,6 +393,8 @@ class Run:
     best = better(self.state.best, done, score)
     if best.step == done and self.parts.checkpoint.final_policy == "best":
       self.folder.save_best(self.policy, params, done)
+      if self.parts.lora is not None:
+        self.folder.save_adapter(self.policy, self.state.trainable, self.parts.lora, done)
     self.state = self.state._replace(best=best)
     return {
       "validation/top_mean": score,

@@ -71,6 +71,15 @@ def test_five_levels_rise_by_each_gap_s_worth_in_every_tied_group():
     assert values.any() == (group[0] < group[-1])
 
 
+def test_every_group_that_is_not_flat_has_a_signal():
+  groups = np.array([[0.0] * (16 - k) + [1.0] * k for k in range(17)], np.float32)
+  told = np.asarray(tea_jax.tied_tea(budget=128)(jnp.asarray(groups))).any(-1)
+  assert told[1:-1].all()
+  plain = np.asarray(tea_jax.tea(budget=128)(jnp.asarray(groups))).any(-1)
+  chance = np.array([math.comb(16, k) * 0.3**k * 0.7 ** (16 - k) for k in range(17)])
+  assert chance[~plain].sum() > 0.7  # of groups at a success rate of 0.3 tea gives zero
+
+
 def test_share_of_tied_tails_is_told():
   rewards = jnp.asarray([[0, 0, 0, 1, 1, 1, 1, 1], [1] * 8, [0, 0, 0, 0, 0, 0, 0, 1]], jnp.float32)
   found = tea_jax.advantage_diagnostics(rewards, TEA(rewards), tail_fraction=0.25, budget=N)

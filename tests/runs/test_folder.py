@@ -4,11 +4,15 @@ import errno
 import fcntl
 import os
 
+import numpy as np
 import pytest
 
+from tea_jax.models.lora import LoraConfig, init_adapters
+from tea_jax.models.weights.peft import load_adapters
 from tea_jax.runs.checkpoints import CheckpointError
 from tea_jax.runs.config import RunConfig
 from tea_jax.runs.folder import RunFolder
+from tea_jax.runtime.keys import make_key
 from tests.training import tiny
 
 
@@ -86,4 +90,22 @@ def test_finishing_keeps_the_best_weights_until_the_policy_stands(tmp_path):
   assert not (folder.path / "best_policy").exists()
   folder.finish(policy, policy.params, None)
   assert (folder.policy / "model.safetensors").read_bytes() == first
+  folder.close()
+
+
+def test_a_run_of_adapters_leaves_the_selected_ones_in_peft_s_format(tmp_path):
+  folder, policy = RunFolder(config(tmp_path)), tiny.policy()
+  lora = LoraConfig(rank=2, alpha=4.0, targets=("query",))
+  for step in (2, 4):
+    adapters = init_adapters(policy.config, lora, make_key(step))
+    adapters["layers"]["attention"]["query"]["b"] += 1.0
+    folder.save_best(policy, policy.params, step)
+    folder.save_adapter(policy, adapters, lora, step)
+  folder.forget_best({2})
+  folder.finish(policy, policy.params, 2)
+  expected = init_adapters(policy.config, lora, make_key(2))["layers"]["attention"]["query"]["a"]
+  loaded, read = load_adapters(folder.path / "adapter", policy.config)
+  np.testing.assert_array_equal(loaded["layers"]["attention"]["query"]["a"], expected)
+  assert read == lora
+  assert not (folder.path / "best_adapter").exists()
   folder.close()
