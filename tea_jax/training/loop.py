@@ -211,6 +211,8 @@ class Run:
       console=console,
     )
     begins = f"going on from step {self.first_step + 1}" if self.first_step else "starting"
+    if self.first_step >= self.parts.steps:
+      begins = f"all {self.parts.steps} steps are done"
     self.log.say(f"{begins}: {self.rule!r}, {len(self.prompts)} prompts, {folder.path}")
 
   def train(self, on_step: OnStep | None = None) -> TrainResult:
