@@ -51,6 +51,7 @@ _OURS = (
   "added_tokens.json",
   "chat_template.jinja",
   "additional_chat_templates",
+  "README.md",
   "*.model",
   "*.spm",
   "vocab.txt",
