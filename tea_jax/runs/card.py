@@ -27,7 +27,7 @@ def model_card(
   facts = {
     "base model": config.model.name,
     "advantage rule": f"`{rule!r}`",
-    "rewards": ", ".join(config.reward.functions),
+    "rewards": ", ".join(config.reward.public().functions),
     "prompts": config.data.prompts,
     "steps x prompts x rollouts": f"{config.steps} x {config.data.prompts_per_step} x "
     f"{config.sampling.num_rollouts}",
