@@ -36,6 +36,11 @@ def tied_tea(
   Raises:
     ValueError: if `budget` is too small to extrapolate.
 
+  Example:
+    >>> correct = jnp.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0])
+    >>> [f"{a:.2f}" for a in tied_tea(budget=16)(correct)[-3:]]
+    ['-0.36', '1.09', '1.09']
+
   Source: own; the tail's rule is that of arXiv 2605.10716, eqs. 10 to 16.
   """
   check_tail(tail_fraction, budget, scale_floor)
