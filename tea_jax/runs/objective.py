@@ -29,6 +29,9 @@ class ObjectiveConfig:
       as 1/length: long wrong answers are punished less, long right ones reinforced less.
     kl_coefficient: weight of the KL to the frozen reference, per unit of the aggregation
       (token_sum: nats a completion). 0 needs no reference and no forward pass for it.
+    kl_target: KL to the reference that a run is steered to, nats a completion: the coefficient
+      then starts at kl_coefficient and follows the measured KL, so that every rule ends at the same
+      distance from the base. None leaves it as it is.
     kl_estimator: of one token's KL from its sampled token, d = log ref - log policy. "k1": -d,
       unbiased, noisy. "k2": d^2 / 2, biased in value, right in gradient. "k3": exp(d) - 1 - d,
       unbiased, never negative.
@@ -59,6 +62,7 @@ class ObjectiveConfig:
 
   aggregation: Aggregation = "token_sum"
   kl_coefficient: float = 0.0
+  kl_target: float | None = None
   kl_estimator: KLEstimator = "k3"
   kl_placement: Literal["loss", "reward"] = "loss"
   kl_gradient: KLGradient = "token"
@@ -74,6 +78,14 @@ class ObjectiveConfig:
   def __post_init__(self) -> None:
     check_fields(self, "objective")
     require(self.kl_coefficient >= 0, f"kl_coefficient={self.kl_coefficient} must be >= 0.")
+    require(
+      self.kl_target is None or 0 < self.kl_target < float("inf"),
+      f"kl_target={self.kl_target} must be positive nats a completion, or None.",
+    )
+    require(
+      self.kl_target is None or self.kl_coefficient > 0,
+      f"kl_target={self.kl_target} needs a kl_coefficient > 0 to start from.",
+    )
     if self.kl_placement == "reward":
       require(
         self.kl_estimator == "k1",

@@ -35,6 +35,7 @@ class State(NamedTuple):
     iterator: of the prompts, JSON.
     best: of the validations so far.
     skipped: consecutive updates that were not finite.
+    kl_control: of the KL coefficient, JSON; see `KLControl`.
   """
 
   trainable: Any
@@ -43,6 +44,7 @@ class State(NamedTuple):
   iterator: Mapping[str, int]
   best: Best | None = None
   skipped: int = 0
+  kl_control: Sequence[float] = ()
 
   @property
   def arrays(self) -> dict[str, Any]:
@@ -102,6 +104,7 @@ def save_state(
     "iterator": dict(state.iterator),
     "best": None if state.best is None else dataclasses.asdict(state.best),
     "skipped": state.skipped,
+    "kl_control": list(state.kl_control),
     "logs": dict(log_offsets),
     "prompts": prompts,
     "pending": pending,
@@ -149,7 +152,9 @@ def restore_state(
       "another --run-folder, or accept the change with --checkpoint.accept-changes."
     )
   iterator, best, skipped, _ = _from_meta(meta)
-  state = State(**found.state, iterator=iterator, best=best, skipped=skipped)
+  state = State(**found.state, iterator=iterator, best=best, skipped=skipped)._replace(
+    kl_control=_kl_control(meta)
+  )
   root = jax.random.wrap_key_data(jnp.asarray(meta["key"], jnp.uint32), impl=THREEFRY)
   return Restored(found.step, state, root, meta["logs"], meta.get("pending"))
 
@@ -165,10 +170,19 @@ def _from_meta(meta: Mapping[str, Any]) -> tuple[dict[str, int], Best | None, in
   _check_counts("iterator", iterator)
   _check_counts("logs", logs)
   _check_counts("skipped", {"skipped": meta["skipped"]})
+  _kl_control(meta)
   if best is not None:
     _check_counts("best", {"step": best["step"]})
     best = Best(step=best["step"], score=float(best["score"]))
   return dict(iterator), best, meta["skipped"], dict(logs)
+
+
+def _kl_control(meta: Mapping[str, Any]) -> tuple[float, ...]:
+  """State of the KL controller; empty in checkpoints from before there was one."""
+  values = meta.get("kl_control", [])
+  if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
+    raise ValueError(f"its kl_control is damaged: {values!r:.80}")
+  return tuple(map(float, values))
 
 
 def _check_counts(what: str, values: Any) -> None:

@@ -99,6 +99,8 @@ def rewards_for_rule(
   rewards: np.ndarray,
   rollouts: Rollouts,
   reference: jax.Array | None,
+  *,
+  kl_coefficient: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Rewards `[P, m]` as the rule sees them, and which rollouts count.
 
@@ -107,6 +109,7 @@ def rewards_for_rule(
     rewards: `[P, m]`, NaN where not scored.
     rollouts: of the batch.
     reference: `[P, m, T]` log-probs of the reference, or None.
+    kl_coefficient: of a KL in the reward; None for the objective's.
   """
   scored = ~np.isnan(rewards)
   shaped = np.where(scored, rewards, 0.0)
@@ -119,7 +122,7 @@ def rewards_for_rule(
       rollouts.logprobs,
       reference,
       rollouts.completion_lengths,
-      kl_coefficient=objective.kl_coefficient,
+      kl_coefficient=objective.kl_coefficient if kl_coefficient is None else kl_coefficient,
     )
   counted = scored & ~cut if objective.truncated_rollouts == "mask" else scored
   # Always an array: the first unscored rollout of a run must not compile the rule again.

@@ -108,7 +108,9 @@ def make_learner(
   fields = {f.name: getattr(policy, f.name) for f in dataclasses.fields(policy)}
   tokenizer = fields.pop("tokenizer")
   del fields["params"], fields["generation"]
-  objective = dataclasses.replace(objective, kl_coefficient=float(objective.kl_coefficient > 0))
+  objective = dataclasses.replace(
+    objective, kl_coefficient=float(objective.kl_coefficient > 0), kl_target=None
+  )
   # What the update takes as arguments must not tell compiled functions apart.
   defaults = OptimizerConfig()
   dynamic = ("learning_rate", "schedule", "warmup_steps", "final_learning_rate_ratio")

@@ -41,6 +41,7 @@ from tea_jax.runtime.memory import return_free_memory
 from tea_jax.training.advantage_step import AdvantageStep, rewards_for_rule
 from tea_jax.training.batch_updates import update_on_batch
 from tea_jax.training.clock import Clock
+from tea_jax.training.kl_control import KLControl, controlled_coefficient, observe_kl
 from tea_jax.training.learner import make_learner, place, trim
 from tea_jax.training.metrics import completion_metrics, memory_metrics, reward_metrics
 from tea_jax.training.optimizer import learning_rates
@@ -288,7 +289,13 @@ class Run:
       on_devices = place(rollouts, self.mesh)
       reference = self._reference_logprobs(on_devices)
     with clock("advantage"):
-      shaped, where = rewards_for_rule(self.parts.objective, scores.rewards, rollouts, reference)
+      shaped, where = rewards_for_rule(
+        self.parts.objective,
+        scores.rewards,
+        rollouts,
+        reference,
+        kl_coefficient=self._kl_coefficient(),
+      )
       advantages, tracked, diagnostics = self.advantages(
         self.state.tracked,
         shaped,
@@ -351,6 +358,16 @@ class Run:
       return None
     return self.learner.reference_logprobs({}, self.reference, rollouts).block_until_ready()
 
+  def _kl_coefficient(self) -> float:
+    """Of this step: the objective's, or what holds the KL at its target."""
+    objective = self.parts.objective
+    if objective.kl_target is None:
+      return objective.kl_coefficient
+    control = KLControl(*self.state.kl_control)
+    return controlled_coefficient(
+      control, target=objective.kl_target, start=objective.kl_coefficient
+    )
+
   def _update(self, step: int, batch: Batch, tracked: Any) -> dict[str, float]:
     """All updates on one batch; their metrics."""
     optimizer, rate = self.parts.optimizer, self.learning_rates[step]
@@ -359,29 +376,35 @@ class Run:
       which = f", update {update + 1}" if optimizer.updates_per_batch > 1 else ""
       self.log.say(f"step {step + 1}{which}: {sentence}")
 
+    beta, target = self._kl_coefficient(), self.parts.objective.kl_target
     updated = update_on_batch(
       self.learner,
       self.state,
       self.frozen,
       batch,
-      kl_coefficient=self.parts.objective.kl_coefficient,
+      kl_coefficient=beta,
       updates=optimizer.updates_per_batch,
       rate=rate,
       warn=warn,
     )
+    control = self.state.kl_control
+    if target is not None:
+      control = observe_kl(KLControl(*control), updated.metrics["kl"], target=target)
     self.state = self.state._replace(
       trainable=updated.trainable,
       optimizer=updated.optimizer,
       tracked=tracked,
       iterator=self.iterator.state_dict(),
       skipped=updated.skipped,
+      kl_control=control,
     )
     if updated.skipped >= optimizer.max_skipped:
       raise FloatingPointError(
         f"{updated.skipped} updates in a row were skipped because their gradients were not finite; "
         f"look at the last rewards, or lower optimizer.learning_rate={optimizer.learning_rate}."
       )
-    return {**updated.metrics, "learning_rate": float(rate)}
+    steered = {} if target is None else {"kl_coefficient": beta}
+    return {**updated.metrics, **steered, "learning_rate": float(rate)}
 
   def _validate(self, done: int) -> dict[str, float]:
     """The selection metric after `done` steps, where one is due; keeps the best weights."""
