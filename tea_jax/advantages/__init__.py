@@ -16,6 +16,7 @@ from tea_jax.advantages.registry import (
   make_advantage,
   register_advantage,
 )
+from tea_jax.advantages.rescale import rescaled
 from tea_jax.advantages.rule import AdvantageRule, GroupRule
 from tea_jax.advantages.tea import tea
 from tea_jax.advantages.tied_tea import tied_tea
@@ -39,6 +40,7 @@ __all__ = [
   "max_at_k",
   "prefix_tea",
   "register_advantage",
+  "rescaled",
   "rloo",
   "subset_tea",
   "tail_influence",

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from tea_jax.advantages.rescale import check_scale, rescaled
 from tea_jax.advantages.rule import INPUTS, Group, GroupRule
 from tea_jax.runtime.signatures import checked_arguments, named_parameters
 from tea_jax.runtime.user_code import explain, load_object
@@ -107,7 +108,8 @@ class AdvantageSpec:
 
   Attributes:
     name: one of `available_advantages()`, or the user's `file.py:factory`, `module:factory`.
-    arguments: of the rule's factory; texts are converted as its signature says.
+    arguments: of the rule's factory; texts are converted as its signature says. Every rule also
+      takes `scale`, see `rescaled`.
 
   Raises:
     ValueError: for a name or an argument that does not exist, or a value of another type.
@@ -117,8 +119,10 @@ class AdvantageSpec:
   arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
   def __post_init__(self) -> None:
-    checked = checked_arguments(advantage_factory(self.name), self.arguments, self._what)
-    object.__setattr__(self, "arguments", checked)
+    factory, arguments = advantage_factory(self.name), dict(self.arguments)
+    scale = {} if "scale" in named_parameters(factory) else _take_scale(arguments)
+    checked = checked_arguments(factory, arguments, self._what)
+    object.__setattr__(self, "arguments", {**checked, **scale})
 
   @property
   def _what(self) -> str:
@@ -198,13 +202,30 @@ class AdvantageSpec:
     Raises:
       ValueError: for values that the rule refuses, or a user's factory that fails (with its line).
     """
+    factory, arguments = advantage_factory(self.name), dict(self.arguments)
+    scale = {} if "scale" in named_parameters(factory) else _take_scale(arguments)
     try:
-      rule = advantage_factory(self.name)(**self.arguments)
+      rule = factory(**arguments)
     except ValueError:
       raise
     except Exception as error:
       raise ValueError(f"{self._what} cannot be made: {explain(error, kind=True)}") from error
-    return rule if isinstance(rule, GroupRule) else from_function(self.name, rule, self.arguments)
+    if not isinstance(rule, GroupRule):
+      rule = from_function(self.name, rule, arguments)
+    return rescaled(rule, scale.get("scale", "none"))
+
+
+def _take_scale(arguments: dict[str, Any]) -> dict[str, Any]:
+  """Takes `scale` out of the arguments.
+
+  Raises:
+    ValueError: for a scale that does not exist.
+  """
+  if "scale" not in arguments:
+    return {}
+  scale = arguments.pop("scale")
+  check_scale(scale)
+  return {"scale": scale}
 
 
 def _text(value: Any) -> str:

@@ -78,6 +78,10 @@ def rule_help(name: str) -> str:
     flag = f"--advantage.{argument.replace('_', '-')}"
     default = "" if parameter.default is parameter.empty else f" (default: {parameter.default})"
     lines.append(f"  {flag}  {about.get(argument, '')}{default}")
+  lines.append(
+    "  --advantage.scale  none, group or batch: advantages get the size of the centred "
+    "rewards, so that a coefficient means about the same under every rule (default: none)"
+  )
   return "\n".join(lines)
 
 
