@@ -28,6 +28,7 @@ from tea_jax.models.policy import Policy
 from tea_jax.models.sharding import make_mesh
 from tea_jax.models.weights.load import load_policy
 from tea_jax.rewards import RewardFunction, WeightedReward, make_reward
+from tea_jax.rewards.calibration import CalibratedReward, read_base_rewards
 from tea_jax.rewards.signature import check_arguments
 from tea_jax.rewards.verifiers import answer_reader
 from tea_jax.rollout.sampling import SamplingConfig
@@ -272,6 +273,8 @@ def make_run_reward(config: RunConfig) -> RewardFunction:
   reward.name = " + ".join(f"{weight:g} {name}" for name, weight in zip(same.functions, weights))
   if same.options != "{}":
     reward.name += f" {json.dumps(public_values(json.loads(same.options)), sort_keys=True)}"
+  if config.reward.calibrate:
+    return CalibratedReward(reward, read_base_rewards(config.reward.calibrate))
   return reward
 
 

@@ -114,6 +114,8 @@ class RewardConfig:
       folder of a reward model.
     weights: one a function; empty for all 1.
     options: JSON object of factory arguments by function, e.g. '{"regex": {"pattern": "42"}}'.
+    calibrate: file of the base policy's rewards (`experiments.calibrate` writes it): a completion's
+      reward is then the normal quantile of the share of them, for its prompt, that are lower.
     answer_pattern: regular expression of the answer that votes (cat_majority, maj@k): the first
       group of its last match, e.g. '#### (.+)'; empty for \\boxed{...}.
   """
@@ -121,6 +123,7 @@ class RewardConfig:
   functions: tuple[str, ...] = ("lexicon",)
   weights: tuple[float, ...] = ()
   options: str = "{}"
+  calibrate: str = ""
   answer_pattern: str = ""
 
   def __post_init__(self) -> None:
