@@ -6,9 +6,14 @@ import argparse
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from tea_jax.runs.checkpoints import CheckpointError
+from tea_jax.runs.config import RunConfig, to_dict
 from tea_jax.runtime.secrets import printable, public_text
 
 MISTAKES = (
@@ -53,6 +58,35 @@ def labelled(words: Sequence[str]) -> dict[str, str]:
       raise ValueError(f"two are called '{label}' ({found[label]} and {name}); write label=name")
     found[label] = name
   return found
+
+
+def show_settings(config: RunConfig, more: Mapping[str, str]) -> None:
+  """Prints what differs from the defaults as a table; the whole config is in the run folder.
+
+  Args:
+    config: of the run or runs; its secrets are not shown.
+    more: rows above, name -> value.
+  """
+  table = Table("setting", "value", "default", box=None, header_style="bold", pad_edge=False)
+  for name, value in more.items():
+    table.add_row(name, value, "")
+  defaults = _flat(to_dict(RunConfig()))
+  for name, value in _flat(to_dict(config)).items():
+    if name not in more and value != defaults.get(name):
+      default = defaults.get(name)
+      table.add_row(name, printable(str(value)), "" if default is None else str(default))
+  Console().print(table, highlight=False, markup=False)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+  flat: dict[str, Any] = {}
+  for name, value in values.items():
+    if isinstance(value, Mapping):
+      flat |= _flat(value, f"{prefix}{name}.")
+    else:
+      flat[f"{prefix}{name}"] = value
+  return flat
 
 
 def run(work: Callable[[], object]) -> int:

@@ -10,13 +10,11 @@ import contextlib
 import pathlib
 import sys
 
-import yaml
-
 from experiments import command
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.weights import huggingface
 from tea_jax.runs.card import write_model_card
-from tea_jax.runs.config import RunConfig, load_config, to_dict
+from tea_jax.runs.config import RunConfig, load_config
 from tea_jax.runs.flags import parse as parse_flags
 from tea_jax.runs.presets import PRESETS, get_preset
 from tea_jax.runtime.compilation import enable_compilation_cache
@@ -84,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def work(arguments: list[str]) -> None:
   config, only_show = parse(arguments)
-  print(yaml.safe_dump(shown(config), sort_keys=False), flush=True)
+  command.show_settings(config, {"seed": str(config.seed)})
   if only_show:
     dry_run(config)
     return
@@ -98,11 +96,6 @@ def work(arguments: list[str]) -> None:
     draw_curves(result.run_folder)
   last = result.metrics[-1]
   print(f"reward {last['reward/mean']:.4g} in step {last['step'] + 1}; {result.policy_folder}")
-
-
-def shown(config: RunConfig) -> dict:
-  """The resolved config as it is printed: without secrets, of the rule what was set."""
-  return to_dict(config)
 
 
 if __name__ == "__main__":

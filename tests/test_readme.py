@@ -171,7 +171,15 @@ def test_flags_that_are_named_exist(page):
   known = set().union(*map(flags_of, kinds)) | {"--preset", "--config", "--dry-run", "--help"}
   rules = map(registry.advantage_factory, tea_jax.available_advantages())
   known |= {f"--advantage.{name}" for rule in rules for name in inspect.signature(rule).parameters}
-  known |= {"--advantage.name", "--advantage.margin", "--check", "--rules", "--seeds", "--no-deps"}
+  known |= {
+    "--advantage.name",
+    "--advantage.scale",
+    "--advantage.margin",
+    "--check",
+    "--rules",
+    "--seeds",
+    "--no-deps",
+  }
   for code in re.findall(r"`([^`\n]+)`", text):
     for flag in re.findall(r"(?<!\S)--[a-z][\w.*-]*", code):
       assert flag in known, flag

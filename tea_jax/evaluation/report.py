@@ -20,6 +20,7 @@ from tea_jax.evaluation.comparison import (
   leave_out_unscored,
 )
 from tea_jax.evaluation.curves import Lines, curves_figure
+from tea_jax.evaluation.kl_paths import kl_path_figure, kl_table
 from tea_jax.evaluation.report_tables import (
   difference_table,
   frontier_table,
@@ -32,6 +33,7 @@ from tea_jax.evaluation.report_tables import (
   samples_section,
   seeds_table,
 )
+from tea_jax.evaluation.verdicts import verdicts
 from tea_jax.rewards.verifiers import extract_boxed
 from tea_jax.runtime.files import write_text
 
@@ -59,6 +61,7 @@ def write_report(
   num_sample_prompts: int = 4,
   curves: Mapping[str, Sequence[Lines]] | None = None,
   answer: Callable[[str], str | None] = extract_boxed,
+  kl_target: float | None = None,
 ) -> pathlib.Path:
   """Writes report.md, results.json, per_prompt.csv and the figures into a folder.
 
@@ -74,6 +77,7 @@ def write_report(
     num_sample_prompts: prompts shown with completions of every method.
     curves: method -> metrics of its training runs, drawn as curves.png.
     answer: reads the answer that votes in maj@k, see `accuracy_rows`.
+    kl_target: KL that the runs were steered to; the report says which of them are there.
 
   Returns:
     Path of report.md.
@@ -91,7 +95,8 @@ def write_report(
   exact = compare_runs(runs, budgets=budgets)
   dividing = [budget for budget in exact.budgets if exact.num_samples % budget == 0]
   sections = [f"# {title}", _settings_table(settings or {}), *notes]
-  sections += [_headline(exact, name) for name in baselines[:1]]
+  for name in baselines[:1]:
+    sections += [*verdicts(exact, name), _headline(exact, name)]
   if figures:
     _draw(target, runs, exact, baselines)
     sections.append("![Best-of-N frontier](frontier.png)")
@@ -116,6 +121,8 @@ def write_report(
   sections += ["## Rewards and lengths", rewards_table(runs)]
   if figures:
     sections.append("![Reward distribution](reward_distribution.png)")
+  if curves:
+    sections += _kl_section(target, curves, kl_target, figures)
   sections += ["## Is the upper tail Gaussian?", qq_table(runs)]
   sections += ["## Samples", samples_section(runs, num_sample_prompts)]
   sections += [
@@ -150,6 +157,21 @@ def _headline(comparison: Comparison, baseline: str) -> str:
       over = comparison.difference_over_seeds(name, baseline)[-1]
       lines[-1] += f" Over runs, bo{comparison.budgets[-1]}: [{over.low:+.3f}, {over.high:+.3f}]."
   return "\n".join(lines)
+
+
+def _kl_section(
+  target: pathlib.Path,
+  curves: Mapping[str, Sequence[Lines]],
+  kl_target: float | None,
+  figures: bool,
+) -> list[str]:
+  table = kl_table(curves, kl_target)
+  if not table:
+    return []
+  sections = ["## KL to the base", "Over the last quarter of the steps:", table]
+  if figures and kl_path_figure(target / "best_of_n_against_kl.png", curves):
+    sections.append("![Best-of-N against KL](best_of_n_against_kl.png)")
+  return sections
 
 
 def _draw(

@@ -18,6 +18,7 @@ import numpy as np
 from tea_jax.runs.checkpoints import CheckpointError
 from tea_jax.runs.groups import LoggingConfig
 from tea_jax.runs.loggers import make_loggers
+from tea_jax.runtime.countdown import Countdown
 from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import plain
 
@@ -120,6 +121,7 @@ class RunLog:
     self._steps = steps
     self._console = console or Console()
     self._rows: list[dict[str, Any]] = []
+    self._countdown = Countdown(first_step)
     self._live: Live | None = None
     if options.live and self._console.is_terminal:
       self._live = Live(console=self._console, auto_refresh=False)
@@ -151,7 +153,8 @@ class RunLog:
       self._live.update(self._table(step), refresh=True)
     else:
       shown = [f"{title} {_short(everything[k])}" for k, title in _SHOWN if k in everything]
-      self.say(f"step {step + 1}/{self._steps}  " + "  ".join(shown))
+      done = self._countdown(step + 1, self._steps)
+      self.say("  ".join([f"step {step + 1}/{self._steps}", done, *shown]))
 
   def samples(self, record: Mapping[str, Any]) -> None:
     """One prompt with some of its completions, as text."""
@@ -173,6 +176,7 @@ class RunLog:
       table.add_row(str(row["step"] + 1), *(_short(row.get(k)) for k, _ in titles))
     outer.add_row(table)
     outer.add_row(ProgressBar(total=self._steps, completed=step + 1, width=60))
+    outer.add_row(self._countdown.left(step + 1, self._steps))
     return outer
 
 

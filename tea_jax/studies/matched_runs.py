@@ -24,6 +24,7 @@ from tea_jax.runs import build
 from tea_jax.runs.config import RunConfig, to_dict
 from tea_jax.runs.plan import decode_memory
 from tea_jax.runs.presets import Preset
+from tea_jax.runtime.countdown import Countdown
 from tea_jax.runtime.keys import make_key
 from tea_jax.runtime.memory import return_free_memory
 from tea_jax.training.learner import make_learner
@@ -45,6 +46,19 @@ class MatchedRuns:
   records: Mapping[str, Sequence[Records]]
   metrics: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
   preset: Preset
+
+
+def at_same_kl(config: RunConfig, kl: float) -> RunConfig:
+  """The config with its KL coefficient steered so that runs of every rule end at this KL.
+
+  Args:
+    config: its `objective.kl_coefficient` is where the coefficient starts; 1 if it is 0.
+    kl: to the base, nats a completion.
+  """
+  objective = config.objective
+  start = objective.kl_coefficient or 1.0
+  objective = dataclasses.replace(objective, kl_target=kl, kl_coefficient=start)
+  return dataclasses.replace(config, objective=objective)
 
 
 def run_config_of(preset: Preset, rule: str, seed: int) -> RunConfig:
@@ -94,7 +108,16 @@ def train_matched(
     samples = config.evaluation.num_samples
     say(f"evaluating {name}: {len(prompts)} prompts x {samples} completions")
     folder = pathlib.Path(config.run_folder) / "eval" / name
-    found = evaluate_parameters(policy, params, prompts, reward, config, folder=folder)
+    clock = Countdown()
+    found = evaluate_parameters(
+      policy,
+      params,
+      prompts,
+      reward,
+      config,
+      folder=folder,
+      progress=lambda done, total: say(f"evaluating {name}  {clock(done, total)}"),
+    )
     return_free_memory()
     return found
 
@@ -122,6 +145,7 @@ def evaluate_parameters(
   config: RunConfig,
   *,
   folder: pathlib.Path,
+  progress: Callable[[int, int], None] | None = None,
 ) -> Records:
   """Evaluates parameters with the run's sampler, in calls of `prompts_of_a_call`."""
   options = config.evaluation
@@ -171,4 +195,5 @@ def evaluate_parameters(
       ),
     },
     prompts_per_part=prompts_per_call,
+    progress=progress,
   )

@@ -46,7 +46,7 @@ from tea_jax.training.learner import make_learner, place, trim
 from tea_jax.training.metrics import completion_metrics, memory_metrics, reward_metrics
 from tea_jax.training.optimizer import learning_rates
 from tea_jax.training.update import Batch
-from tea_jax.training.validation import Validation, better
+from tea_jax.training.validation import Validation, better, validation_best_of_n
 
 with extra("train", "training"):
   from rich.console import Console
@@ -424,6 +424,7 @@ class Run:
     return {
       "validation/top_mean": score,
       "validation/mean": float(np.nanmean(rewards)),
+      **validation_best_of_n(rewards),
       "validation/best_step": best.step,
     }
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from tea_jax.data import EncodedPrompts
+from tea_jax.evaluation.best_of_n import best_of_n_exact
 from tea_jax.evaluation.sampling import sample_rewards
 from tea_jax.evaluation.scoring import Scorer
 from tea_jax.rollout.engine import RolloutEngine
@@ -64,6 +65,21 @@ class Validation:
       prompts_per_call=self.prompts_per_call,
       num_rollouts=self.num_rollouts,
     )
+
+
+def validation_best_of_n(rewards: np.ndarray) -> dict[str, float]:
+  """`validation/best_of_n/N` for the powers of two up to half of the samples, and for all of them.
+
+  Args:
+    rewards: `[P, n]`; prompts with an unscored completion (NaN) are left out.
+  """
+  complete = rewards[~np.isnan(rewards).any(axis=1)]
+  if not complete.size:
+    return {}
+  budgets = [2**power for power in range((rewards.shape[1] - 1).bit_length())]
+  budgets.append(rewards.shape[1])
+  values = best_of_n_exact(complete, budgets).mean(axis=0)
+  return {f"validation/best_of_n/{n}": float(value) for n, value in zip(budgets, values)}
 
 
 def better(best: Best | None, step: int, score: float) -> Best:

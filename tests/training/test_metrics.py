@@ -62,7 +62,9 @@ def test_a_terminal_shows_one_line_a_step(tmp_path):
   log = RunLog(tmp_path, LoggingConfig(), steps=3, console=console)
   log.step(1, {"reward/mean": 0.51234, "grad_norm": 2.0}, {"time/step": 1.5})
   log.close()
-  assert console.file.getvalue().strip() == ("step 2/3  reward 0.5123  grad norm 2  step s 1.5")
+  line = console.file.getvalue().strip()
+  assert line.startswith("step 2/3  [#############-------] ")
+  assert line.endswith(" left  reward 0.5123  grad norm 2  step s 1.5")
 
 
 def test_a_live_table_shows_the_last_steps(tmp_path):

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tea_jax.evaluation.plots import line_styles
+from tea_jax.evaluation.plots import line_styles, new_figure, save_figure
 from tea_jax.evaluation.report_tables import markdown_table
 from tea_jax.runs.config import from_dict, to_dict
-from tea_jax.runtime.files import write_text, write_whole
+from tea_jax.runtime.files import write_text
 from tea_jax.studies.kl_frontier.frontier import Curve, FrontierConfig, WorldResult
 
 Results = Mapping[str, WorldResult]
@@ -97,15 +97,7 @@ def load_frontier(path: Path) -> tuple[dict[str, WorldResult], FrontierConfig]:
 
 def draw_world(path: Path, name: str, world: WorldResult, budgets: tuple[int, ...]) -> None:
   """Best-of-N against KL, a panel for each budget; every rule, and the ceiling of the last."""
-  try:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-  except ImportError as error:
-    raise ImportError(
-      "figures need matplotlib; install it with: pip install 'tea-jax[plots]'"
-    ) from error
-  figure = Figure(figsize=(3.6 * len(budgets) + 2.2, 3.8), layout="constrained")
-  FigureCanvasAgg(figure)
+  figure = new_figure(3.6 * len(budgets) + 2.2, 3.8)
   axes = figure.subplots(1, len(budgets), squeeze=False)[0]
   curves = {**world.rules, "ceiling": world.ceiling}
   styles = {**line_styles(world.rules), "ceiling": {"color": "black", "linestyle": ":"}}
@@ -115,12 +107,10 @@ def draw_world(path: Path, name: str, world: WorldResult, budgets: tuple[int, ..
       axis.plot(kl, values[:, k], **styles[label], linewidth=1.4, label=label)
     axis.set_title(f"best of {budget}" if budget > 1 else "mean")
     axis.set_xlabel("KL to the base, nats")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(visible=True, linewidth=0.4, alpha=0.4)
   axes[0].set_ylabel("reward, base standard deviations")
   figure.suptitle(name)
   figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-  write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
+  save_figure(figure, path)
 
 
 def _shown(curve: Curve, base: list[float]) -> tuple[np.ndarray, np.ndarray]:
