@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -104,7 +104,7 @@ def with_rule(
 
 
 def rule_reward(
-  reward: Callable[..., list[float | None]],
+  reward: Callable[..., Sequence[float | None]],
   rule: GroupRule | Callable[..., Any] | str,
   *,
   num_generations: int,

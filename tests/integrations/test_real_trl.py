@@ -230,7 +230,7 @@ def test_two_processes_over_loopback_train_what_one_trains(tmp_path):
   for processes in (1, 2):
     started = [start(tmp_path, rank, processes, port) for rank in range(processes)]
     for process in started:
-      output, _ = process.communicate(timeout=240)
+      output, _ = process.communicate(timeout=900)
       assert process.returncode == 0, output.decode()[-3000:]
   one, two = (np.load(tmp_path / f"processes{n}.npz") for n in (1, 2))
   np.testing.assert_array_equal(one["rewards"], two["rewards"])
