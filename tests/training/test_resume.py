@@ -163,3 +163,17 @@ def test_best_weights_of_kept_checkpoints_stay_until_they_are_gone(tmp_path, pol
   )
   tiny.run(config, policy, reward=reward, on_step=watch)
   assert kept == {0: {1}, 1: {1, 2}, 2: {1, 2, 3}, 3: {2, 3, 4}}
+
+
+def test_another_base_model_is_refused_where_it_is_the_reference(tmp_path, policy):
+  options = {"steps": 2, "checkpoint": {"every": 1}, "objective": {"kl_coefficient": 0.5}}
+  config = tiny.config(tmp_path / "run", **options)
+
+  def stop(step, record):
+    if step == 1:
+      raise RuntimeError("stopped")
+
+  with pytest.raises(RuntimeError, match="stopped"):
+    tiny.run(config, policy, on_step=stop)
+  with pytest.raises(ValueError, match="another base model"):
+    tiny.run(config, tiny.policy(seed=5))

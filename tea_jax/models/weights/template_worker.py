@@ -8,6 +8,7 @@ A line `{"template": str, "conversations": [...], "variables": {...}, "date": "2
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import resource
@@ -92,7 +93,8 @@ def _answer(task: dict) -> dict:
 
 
 def main() -> None:
-  resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+  with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
   signal.signal(signal.SIGPROF, _expire)
   replies, sys.stdout = sys.stdout, sys.stderr  # nothing else may print into the protocol
   for line in sys.stdin:
