@@ -1,14 +1,16 @@
 """Evaluates policies on the same held-out prompts: `python -m experiments.evaluate A B [flags]`.
 
-A policy is `[label=]name`: a model name, a Hugging Face folder, a GGUF file, or a run folder (its
-finished policy). `label=run1,run2` pools seeds. The defaults of the flags are those of `--preset`,
-or else of the first run. Writes records, report.md and figures; the same command again goes on
-where it was.
+A policy is `[label=]name`: a model name, a Hugging Face folder, a GGUF file, a run folder (its
+finished policy), the http address of a completions server (vLLM, SGLang, llama.cpp), or a JSONL or
+Parquet file of rewards (columns prompt, reward and, if there, completion). `label=run1,run2` pools
+seeds. The defaults of the flags are those of `--preset`, or else of the first run. Writes records,
+report.md and figures; the same command again goes on where it was.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import sys
 
@@ -16,11 +18,20 @@ import tyro
 import yaml
 
 from experiments import command, train
-from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy, prompts_of_a_call
+from tea_jax.data.templates import render_prompt
+from tea_jax.evaluation.evaluate import (
+  engine_sampler,
+  evaluate_policy,
+  generator_sampler,
+  prompts_of_a_call,
+)
 from tea_jax.evaluation.identity import evaluation_spec
 from tea_jax.evaluation.records import Records
 from tea_jax.evaluation.report import write_report
+from tea_jax.evaluation.reward_files import is_reward_file, read_reward_file
 from tea_jax.models.policy import Policy
+from tea_jax.models.weights.load import resolve
+from tea_jax.models.weights.tokenizer import load_tokenizer
 from tea_jax.rewards.verifiers import answer_reader
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig
@@ -31,6 +42,8 @@ from tea_jax.runs.own_code import check_own_code
 from tea_jax.runs.presets import get_preset
 from tea_jax.runtime.compilation import enable_compilation_cache
 from tea_jax.runtime.keys import make_key
+from tea_jax.runtime.secrets import public_url
+from tea_jax.scaling.completions_server import CompletionsServer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +54,13 @@ class Flags:
     output: folder of the records and the report.
     baselines: labels that the others are compared with; the first policy by default.
     figures: draw figures (needs matplotlib).
+    server_model: name that a completions server knows its model by; none if empty.
   """
 
   output: str = "runs/evaluation"
   baselines: tuple[str, ...] = ()
   figures: bool = True
+  server_model: str = ""
   model: groups.PolicyConfig = dataclasses.field(default_factory=groups.PolicyConfig)
   data: groups.DataConfig = dataclasses.field(default_factory=groups.DataConfig)
   reward: groups.RewardConfig = dataclasses.field(default_factory=groups.RewardConfig)
@@ -149,6 +164,40 @@ def evaluate(label: str, policy: Policy, flags: Flags, splits: build.Splits, rew
   )
 
 
+def is_address(name: str) -> bool:
+  """Whether a policy is a completions server's."""
+  return name.startswith(("http://", "https://"))
+
+
+def evaluate_server(label: str, url: str, flags: Flags, splits: build.Splits, reward) -> Records:
+  """Records of what a completions server answers; `model.name` names its tokenizer for chats."""
+  options, sampling = flags.evaluation, flags.sampling
+  prompts = splits["test"][: options.num_prompts]
+  tokenizer = load_tokenizer(resolve(flags.model.name)) if flags.data.chat else None
+  template = "chat" if flags.data.chat else "raw"
+  server = CompletionsServer(
+    url,
+    [render_prompt(prompt, tokenizer, template, flags.data.system_prompt) for prompt in prompts],
+    max_length=sampling.max_completion_length,
+    model=flags.server_model,
+    prompt_ids=[prompt.id for prompt in prompts],
+    temperature=sampling.temperature,
+    top_p=sampling.top_p,
+    seed=options.seed,
+  )
+  shared = {"server_model": flags.server_model, "seed": options.seed}
+  print(f"{label}: {len(prompts)} prompts x {options.num_samples} completions", flush=True)
+  return evaluate_policy(
+    generator_sampler(server, options.num_samples),
+    prompts,
+    reward,
+    folder=pathlib.Path(flags.output) / "records" / label,
+    num_samples=options.num_samples,
+    spec=shared | {"server": public_url(url), "sampling": to_dict(sampling)},
+    progress=lambda done, total: print(f"  {done}/{total}", flush=True),
+  )
+
+
 def main(arguments: list[str] | None = None) -> int:
   return command.run(lambda: work(sys.argv[1:] if arguments is None else arguments))
 
@@ -160,14 +209,20 @@ def work(arguments: list[str]) -> None:
     return
   enable_compilation_cache()
   for name in (name for names in policies.values() for name in names):
-    check_policy(name)
-  splits = build.load_splits(flags.data)
-  reward = build.make_run_reward(RunConfig(reward=flags.reward))
+    if not is_address(name) and not is_reward_file(name):
+      check_policy(name)
+  splits = functools.cache(lambda: build.load_splits(flags.data))
+  reward = functools.cache(lambda: build.make_run_reward(RunConfig(reward=flags.reward)))
   runs: dict[str, list[Records]] = {}
   for label, names in policies.items():
     for index, name in enumerate(names):
       folder = label if len(names) == 1 else f"{label}-{index}"
-      record = evaluate(folder, load(name, flags), flags, splits, reward)
+      if is_reward_file(name):
+        record = read_reward_file(name)
+      elif is_address(name):
+        record = evaluate_server(folder, name, flags, splits(), reward())
+      else:
+        record = evaluate(folder, load(name, flags), flags, splits(), reward())
       runs.setdefault(label, []).append(record)
   report = write_report(
     flags.output,

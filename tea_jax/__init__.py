@@ -39,6 +39,13 @@ from tea_jax.strategies import (  # isort: skip
   pass_at_n,
 )
 
+# Predictions of best-of-N and pass@N from a few rollouts, and search guided by them.
+from tea_jax.scaling import (  # isort: skip
+  predict_best_of_n,
+  predict_pass_at_n,
+  scaling_law_search,
+)
+
 # Advantage rules, and the registry that makes them by name.
 from tea_jax import advantages as _advantages  # isort: skip
 from tea_jax.advantages import *  # noqa: F403  # isort: skip
@@ -101,8 +108,11 @@ __all__ = [
   "merge_adapters",
   "minimum_budget",
   "pass_at_n",
+  "predict_best_of_n",
+  "predict_pass_at_n",
   "prefix_gradient",
   "save_adapters",
+  "scaling_law_search",
   "shaped_reward",
   "subset_averaged_gradient",
   "tail_constants",

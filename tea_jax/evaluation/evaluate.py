@@ -22,6 +22,7 @@ from tea_jax.rewards.failed_call import write_failed_call
 from tea_jax.rewards.signature import check_arguments
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.runtime.code_identity import code_identity
+from tea_jax.scaling.generators import Generator, Request
 
 Sampler = Callable[[Sequence[int]], Samples]
 
@@ -152,6 +153,31 @@ def engine_sampler(
       for row, texts_of_row in zip(rows, found, strict=True):
         texts[row] += texts_of_row[:kept]
     return Samples(texts, lengths, finished)
+
+  return sample
+
+
+def generator_sampler(generator: Generator, num_samples: int) -> Sampler:
+  """A sampler that takes whole groups from a generator, such as a completions server.
+
+  Args:
+    generator: of completions; its prompts are those of the evaluation.
+    num_samples: n.
+  """
+  groups = -(-num_samples // generator.group_size)
+
+  def sample(indices: Sequence[int]) -> Samples:
+    requests = [Request(int(i), 0, (), group) for i in indices for group in range(groups)]
+    answers = generator(requests)
+    rows = [
+      [answer for group in answers[start : start + groups] for answer in group][:num_samples]
+      for start in range(0, len(answers), groups)
+    ]
+    return Samples(
+      [[answer.text for answer in row] for row in rows],
+      np.array([[len(answer.tokens) for answer in row] for row in rows]),
+      np.array([[answer.finished for answer in row] for row in rows]),
+    )
 
   return sample
 

@@ -9,6 +9,7 @@ from tea_jax.scaling.search import (
   scaling_law_search,
   ucb_search,
 )
+from tea_jax.scaling.shared_shape import predict_with_shared_shape
 from tea_jax.scaling.success_rates import BetaLaw, fit_success_rates, predict_pass_at_n
 from tea_jax.scaling.tail_fits import (
   GaussianTail,
@@ -35,6 +36,7 @@ __all__ = [
   "mean_guided_search",
   "predict_best_of_n",
   "predict_pass_at_n",
+  "predict_with_shared_shape",
   "scaling_law_search",
   "search_schedule",
   "ucb_search",

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 from scipy import special
 
 from tea_jax.scaling.tail_fits import (
+  LARGEST_SHAPE,
   ParetoTail,
   UpperTail,
   gaussian_of_tail,
@@ -116,10 +117,9 @@ def best_of_n_interval(
       f"num_resamples={num_resamples} must be positive and confidence={confidence} in (0, 1)"
     )
   rewards = as_rewards(rewards)
-  rows = rewards.reshape(-1, rewards.shape[-1])
-  one = functools.partial(
-    _interval,
-    key=key,
+  return _interval(
+    rewards,
+    key,
     budgets=budgets,
     num_resamples=int(num_resamples),
     confidence=float(confidence),
@@ -127,9 +127,6 @@ def best_of_n_interval(
     tail_fraction=float(tail_fraction),
     coefficient=coefficient,
   )
-  low, high = lax.map(one, rows)
-  shape = (*rewards.shape[:-1], len(budgets))
-  return low.reshape(shape), high.reshape(shape)
 
 
 def _checked(budgets: Sequence[int], law: str, coefficient: str) -> tuple[int, ...]:
@@ -202,50 +199,54 @@ def _pareto_excess(pareto: ParetoTail, log_ratio: Array) -> Array:
   return pareto.scale[..., None] * jnp.where(curved, jnp.expm1(safe * log_ratio) / safe, straight)
 
 
-def _mean_excess(pareto: ParetoTail, log_ratio: np.ndarray, weights: np.ndarray) -> Array:
-  excess = _pareto_excess(pareto, jnp.asarray(log_ratio, pareto.scale.dtype))
-  return jnp.sum(excess * jnp.asarray(weights, pareto.scale.dtype), axis=-1)
+def _mean_excess(
+  pareto: ParetoTail, budgets: tuple[int, ...], tail_fraction: float, whole: bool = False
+) -> Array:
+  """`[..., num_budgets]` excess of the best of N, counted where there is one.
+
+  `whole` lets the law go on below the threshold, with excesses below 0.
+  """
+  nodes = [_maximum_nodes(budget, 1.0 if whole else tail_fraction) for budget in budgets]
+  log_ratio, weights = (np.stack(parts) for parts in zip(*nodes, strict=True))
+  log_ratio = log_ratio + np.log(tail_fraction) if whole else log_ratio
+  dtype = pareto.scale.dtype
+  excess = _pareto_excess(pareto, jnp.asarray(log_ratio.ravel(), dtype))
+  excess = excess.reshape(*pareto.scale.shape, *log_ratio.shape)
+  return jnp.sum(excess * jnp.asarray(weights, dtype), axis=-1)
 
 
 def _pareto_maximum(
   tail: UpperTail, pareto: ParetoTail, budgets: tuple[int, ...], tail_fraction: float
 ) -> Array:
+  dtype = pareto.scale.dtype
+  excess = _mean_excess(pareto, budgets, tail_fraction)
+  # All N draws below the threshold: the maximum of N draws from the rewards there.
+  none = jnp.asarray([(1.0 - tail_fraction) ** budget for budget in budgets], dtype)
   under = tail.counted & ~tail.in_tail
-  count = jnp.sum(under, axis=-1)
   rank = jnp.cumsum(under, axis=-1)
-  values = []
-  for budget in budgets:
-    log_ratio, weights = (
-      jnp.asarray(x, pareto.scale.dtype) for x in _maximum_nodes(budget, tail_fraction)
-    )
-    excess = jnp.sum(_pareto_excess(pareto, log_ratio) * weights, axis=-1)
-    # All N draws below the threshold: the maximum of N draws from the rewards there.
-    none = (1.0 - tail_fraction) ** budget
-    share = rank / jnp.maximum(count, 1)[..., None]
-    log_share = jnp.log(jnp.where(rank > 0, share, 1.0))
-    power = jnp.where(rank > 0, jnp.exp(budget * log_share), 0.0)
-    chance = jnp.diff(power, axis=-1, prepend=0.0)
-    gap = jnp.where(under, tail.ascending - pareto.threshold[..., None], 0.0)
-    values.append(pareto.threshold + excess + none * jnp.sum(chance * gap, axis=-1))
-  regular = tail.regular[..., None]
-  return jnp.where(regular, jnp.stack(values, axis=-1), tail.largest[..., None])
+  share = rank / jnp.maximum(jnp.sum(under, axis=-1, keepdims=True), 1)
+  log_share = jnp.log(jnp.where(rank > 0, share, 1.0))[..., None]
+  power = jnp.exp(log_share * jnp.asarray(budgets, dtype))
+  chance = jnp.diff(jnp.where(rank[..., None] > 0, power, 0.0), axis=-2, prepend=0.0)
+  gap = jnp.where(under, tail.ascending - pareto.threshold[..., None], 0.0)
+  values = pareto.threshold[..., None] + excess + none * jnp.sum(chance * gap[..., None], axis=-2)
+  return jnp.where(tail.regular[..., None], values, tail.largest[..., None])
 
 
 def _subset_maximum(tail: UpperTail, budgets: tuple[int, ...]) -> Array:
   """sum_i C(i-1, N-1) / C(n, N) r_(i), by the recursion of the weights from the largest down."""
   size = tail.ascending.shape[-1]
   count = jnp.sum(tail.counted, axis=-1, keepdims=True)
-  rank = jnp.maximum(count - np.arange(size - 1), 2)  # i = n, n - 1, ..., the reward left of which
   descending, counted = tail.ascending[..., ::-1], tail.counted[..., ::-1]
-  values = []
-  for budget in budgets:
-    ratios = jnp.maximum(rank - budget, 0) / (rank - 1).astype(descending.dtype)
-    weights = jnp.cumprod(jnp.concatenate([jnp.ones_like(descending[..., :1]), ratios], -1), -1)
-    # Summed as distances from the largest: its weight is then not needed.
-    gap = jnp.where(counted, descending - tail.largest[..., None], 0.0)
-    value = tail.largest + jnp.sum(weights * gap, axis=-1) * budget / jnp.maximum(count[..., 0], 1)
-    values.append(jnp.where(count[..., 0] >= budget, value, jnp.nan))
-  return jnp.stack(values, axis=-1)
+  sizes = jnp.asarray(budgets)
+  rank = jnp.maximum(count - np.arange(size - 1), 2)[..., None]  # i = n, n - 1, ...
+  ratios = (jnp.maximum(rank - sizes, 0) / (rank - 1)).astype(descending.dtype)
+  first = jnp.ones((*count.shape, len(budgets)), descending.dtype)
+  weights = jnp.cumprod(jnp.concatenate([first, ratios], axis=-2), axis=-2)
+  # Summed as distances from the largest: its weight is then not needed.
+  gap = jnp.where(counted, descending - tail.largest[..., None], 0.0)
+  mean = jnp.sum(weights * gap[..., None], axis=-2) * sizes / jnp.maximum(count, 1)
+  return jnp.where(count >= sizes, tail.largest[..., None] + mean, jnp.nan)
 
 
 @functools.partial(
@@ -254,8 +255,8 @@ def _subset_maximum(tail: UpperTail, budgets: tuple[int, ...]) -> Array:
 )
 def _interval(
   rewards: Array,
-  *,
   key: Array,
+  *,
   budgets: tuple[int, ...],
   num_resamples: int,
   confidence: float,
@@ -263,39 +264,38 @@ def _interval(
   tail_fraction: float,
   coefficient: str,
 ) -> tuple[Array, Array]:
-  """Of the rewards `[m]` of one prompt."""
-
-  def predict_and_scale(rewards: Array) -> tuple[Array, Array]:
-    mask = jnp.ones(rewards.shape, bool)
+  def predict(rewards: Array) -> tuple[UpperTail, Array, Array]:
+    """Tail, prediction, and mean excess over the threshold: the scale of pivots."""
+    mask = jnp.isfinite(rewards)
     tail = upper_tail(rewards, mask, tail_fraction)
     scale = tail.unit * jnp.sum(tail.excess, -1) / jnp.maximum(jnp.sum(tail.in_tail, -1), 1)
-    return _predict(rewards, mask, budgets, law, tail_fraction, coefficient), scale
+    return tail, _predict(rewards, mask, budgets, law, tail_fraction, coefficient), scale
 
-  tail = upper_tail(rewards, jnp.ones(rewards.shape, bool), tail_fraction)
+  def ends_of_pivots(drawn: Array, truth: Array) -> Array:
+    """`[2, num_budgets]` quantiles over the groups drawn."""
+    _, predictions, scales = predict(drawn)
+    ends = jnp.asarray([0.5 - confidence / 2, 0.5 + confidence / 2], rewards.dtype)
+    return jnp.quantile((predictions - truth) / scales[:, None], ends, axis=0)
+
+  tail, prediction, scale = predict(rewards)
   shape = (num_resamples, rewards.shape[-1])
   if law == "pareto_tail":
-    pareto = pareto_of_tail(tail, tail_fraction)
-    survival = jax.random.uniform(key, shape, rewards.dtype, minval=jnp.finfo(jnp.float32).tiny)
-    drawn = pareto.threshold + _pareto_excess(pareto, jnp.log(tail_fraction / survival))
-    truth = jnp.stack([_whole_pareto_maximum(pareto, n, tail_fraction) for n in budgets])
+    # The pivots depend on the shape alone, and smoothly.
+    shapes = jnp.linspace(-LARGEST_SHAPE, LARGEST_SHAPE, 9, dtype=rewards.dtype)
+    uniform = jax.random.uniform(key, shape, rewards.dtype, minval=jnp.finfo(jnp.float32).tiny)
+
+    def of_shape(shape: Array) -> Array:
+      unit = ParetoTail(jnp.zeros_like(shape), jnp.ones_like(shape), shape)
+      drawn = _pareto_excess(unit, jnp.log(tail_fraction / uniform))
+      return ends_of_pivots(drawn, _mean_excess(unit, budgets, tail_fraction, whole=True))
+
+    table = lax.map(of_shape, shapes)
+    fitted = pareto_of_tail(tail, tail_fraction).shape
+    at_fitted = jax.vmap(jax.vmap(lambda column: jnp.interp(fitted, shapes, column), 1), 2)(table)
+    lower, upper = jnp.moveaxis(at_fitted, (0, 1), (-1, 0))
   else:
-    gaussian = gaussian_of_tail(tail, tail_fraction)
-    drawn = gaussian.loc + gaussian.scale * jax.random.normal(key, shape, rewards.dtype)
-    maxima = np.array([expected_maximum(budget) for budget in budgets])
-    truth = gaussian.loc + gaussian.scale * jnp.asarray(maxima, rewards.dtype)
-  predictions, scales = predict_and_scale(drawn)
-  pivots = (predictions - truth) / scales[:, None]
-  ends = jnp.asarray([0.5 - confidence / 2, 0.5 + confidence / 2], rewards.dtype)
-  lower, upper = jnp.quantile(pivots, ends, axis=0)
-  prediction, scale = predict_and_scale(rewards)
-  low, high = prediction - scale * upper, prediction - scale * lower
-  return (
-    jnp.where(tail.regular, low, prediction),
-    jnp.where(tail.regular, high, prediction),
-  )
-
-
-def _whole_pareto_maximum(pareto: ParetoTail, budget: int, tail_fraction: float) -> Array:
-  """E max of N draws from a law that is Pareto below the threshold too."""
-  log_ratio, weights = _maximum_nodes(budget, 1.0)
-  return pareto.threshold + _mean_excess(pareto, log_ratio + np.log(tail_fraction), weights)
+    maxima = jnp.asarray(_coefficients(budgets, "expected_maximum"), rewards.dtype)
+    lower, upper = ends_of_pivots(jax.random.normal(key, shape, rewards.dtype), maxima)
+  low, high = prediction - scale[..., None] * upper, prediction - scale[..., None] * lower
+  regular = tail.regular[..., None]
+  return jnp.where(regular, low, prediction), jnp.where(regular, high, prediction)

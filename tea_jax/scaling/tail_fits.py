@@ -17,7 +17,7 @@ from tea_jax.tail.statistics import as_rewards, rational_tail_fraction
 # The shape of a generalized Pareto tail from k rewards is averaged with that of a Gaussian tail,
 # which counts as so many rewards: alone, its standard error at k = 10 is about 0.5.
 _PRIOR_COUNT = 30.0
-_LARGEST_SHAPE = 0.5
+LARGEST_SHAPE = 0.5
 
 
 class GaussianTail(NamedTuple):
@@ -183,7 +183,7 @@ def pareto_of_tail(tail: UpperTail, tail_fraction: float) -> ParetoTail:
   difference = jnp.where(tail.regular, mean - 2.0 * weighted, 1.0)
   raw = 2.0 - mean / jnp.maximum(difference, 1e-6)
   shape = (count * raw + _PRIOR_COUNT * _gaussian_shape(tail_fraction)) / (count + _PRIOR_COUNT)
-  shape = jnp.clip(shape, -_LARGEST_SHAPE, _LARGEST_SHAPE)
+  shape = jnp.clip(shape, -LARGEST_SHAPE, LARGEST_SHAPE)
   return ParetoTail(
     jnp.where(tail.regular, tail.threshold, tail.largest),
     jnp.where(tail.regular, tail.unit * mean * (1.0 - shape), 0.0),
