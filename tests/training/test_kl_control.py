@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 
-from tea_jax.advantages import AdvantageSpec
 from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.training.kl_control import KLControl, controlled_coefficient, observe_kl
 from tests.training import tiny
@@ -63,7 +62,7 @@ def test_runs_of_different_rules_end_at_the_same_kl(tmp_path, policy, name):
     tmp_path / "run",
     steps=100,
     seed=3,
-    advantage=AdvantageSpec(name),
+    advantage={"name": name},
     sampling={"num_rollouts": 32},
     objective={"kl_coefficient": 0.3, "kl_target": 0.3},
     optimizer={"learning_rate": 7e-4},
