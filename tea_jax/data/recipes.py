@@ -82,6 +82,7 @@ def _math_row(row: Row) -> Row | None:
   return {
     "prompt": row["problem"],
     "answer": answer,
+    "solution": row["solution"],
     "level": row.get("level"),
     "type": row.get("type"),
   }
@@ -109,7 +110,11 @@ RECIPES: Mapping[str, Recipe] = {
   ),
   "gsm8k": Recipe(
     dataset="openai/gsm8k",
-    row=lambda row: {"prompt": row["question"], "answer": gsm8k_answer(row["answer"])},
+    row=lambda row: {
+      "prompt": row["question"],
+      "answer": gsm8k_answer(row["answer"]),
+      "solution": row["answer"],
+    },
     configurations=("main",),
     held_out_split="test",
     test_on_held_out=True,

@@ -23,6 +23,7 @@ from tea_jax.data import (
   load_recipe,
   split_by_hash,
 )
+from tea_jax.data.supervised import EncodedPairs, Pair, encode_pairs, make_pairs
 from tea_jax.models.lora import LoraConfig
 from tea_jax.models.policy import Policy
 from tea_jax.models.sharding import make_mesh
@@ -43,6 +44,7 @@ from tea_jax.runs.groups import (
 from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
 from tea_jax.runs.plan import decode_memory
+from tea_jax.runs.supervised import PairConfig, SupervisedConfig
 from tea_jax.runtime.secrets import public_text, public_values
 
 logger = logging.getLogger(__name__)
@@ -227,7 +229,65 @@ def encode(
   )
 
 
-def load_run_policy(config: RunConfig) -> Policy:
+def load_pair_splits(options: PairConfig) -> dict[str, list[Pair]]:
+  """`train`, `validation` and `test` pairs, disjoint by the content of their prompts."""
+  if not options.pairs:
+    raise ValueError(
+      "data.pairs is empty; name a recipe (gsm8k, math), reasoning_gym:task, a .jsonl or .parquet "
+      "file, or a Hugging Face dataset."
+    )
+  recipe = options.pairs.replace("-", "_")
+  if recipe in RECIPES:
+    splits = load_recipe(recipe)
+    splits = {"test": splits["core500"], **splits}
+  else:
+    prompts = load_prompts(options.pairs, prompt_column=options.prompt_column)
+    sizes = {"test": options.num_test, "validation": options.num_validation}
+    splits = split_by_hash(prompts, sizes)
+
+  def pairs(name: str, limit: int) -> list[Pair]:
+    if not splits[name]:
+      return []
+    made = make_pairs(
+      splits[name],
+      target=options.target,
+      column=options.completion_column,
+      levels=options.levels,
+    )
+    return made[:limit] if limit else made
+
+  return {
+    "train": pairs("train", options.limit),
+    "validation": pairs("validation", options.num_validation),
+    "test": pairs("test", options.num_test),
+  }
+
+
+def encode_run_pairs(pairs: Sequence[Pair], policy: Policy, options: PairConfig) -> EncodedPairs:
+  """Token ids of pairs under the run's template; over-long ones are dropped and counted."""
+  recipe = RECIPES.get(options.pairs.replace("-", "_"))
+  system_prompt = options.system_prompt
+  if system_prompt is None and recipe is not None:
+    system_prompt = recipe.system_prompt
+  own = getattr(policy.tokenizer, "eos_token_id", None)
+  ends = policy.config.eos_token_ids
+  if options.max_length > policy.config.max_positions:
+    raise ValueError(
+      f"data.max_length={options.max_length} is beyond the model's context of "
+      f"{policy.config.max_positions} tokens."
+    )
+  return encode_pairs(
+    pairs,
+    policy.tokenizer,
+    end_token=own if own in ends else ends[0],
+    max_length=options.max_length,
+    template="chat" if options.chat else "raw",
+    system_prompt=system_prompt,
+    add_end=options.end_token,
+  )
+
+
+def load_run_policy(config: RunConfig | SupervisedConfig) -> Policy:
   """The policy of a run, on its mesh."""
   return load_policy(
     config.model.name,
@@ -239,7 +299,7 @@ def load_run_policy(config: RunConfig) -> Policy:
   )
 
 
-def run_mesh(config: RunConfig) -> jax.sharding.Mesh | None:
+def run_mesh(config: RunConfig | SupervisedConfig) -> jax.sharding.Mesh | None:
   """The mesh of a run; None on a single device."""
   if jax.process_count() > 1:
     raise ValueError(

@@ -179,7 +179,12 @@ def load_config(path: str | pathlib.Path) -> RunConfig:
     ValueError: naming the file, for what is no YAML, keys that stand twice, aliases, unknown keys,
       and values that are impossible.
   """
-  return from_dict(RunConfig, _read_yaml(path) or {}, where=str(path))
+  return read_config(RunConfig, path)
+
+
+def read_config(kind: type[T], path: str | pathlib.Path) -> T:
+  """Reads a YAML config of any kind; see `load_config`."""
+  return from_dict(kind, _read_yaml(path) or {}, where=str(path))
 
 
 def _read_yaml(path: str | pathlib.Path) -> Any:
@@ -247,7 +252,7 @@ def differences(first: Any, second: Any) -> list[str]:
   return found
 
 
-def check_resumable(stored: RunConfig, given: RunConfig) -> None:
+def check_resumable(stored: Any, given: Any) -> None:
   """Refuses to go on with a run under another config.
 
   Where a reward server is, and how it is asked, is not part of what a run is.
@@ -267,5 +272,7 @@ def check_resumable(stored: RunConfig, given: RunConfig) -> None:
     )
 
 
-def _identity(config: RunConfig) -> RunConfig:
+def _identity(config: Any) -> Any:
+  if not isinstance(config, RunConfig):
+    return config
   return dataclasses.replace(config, reward=config.reward.identity())

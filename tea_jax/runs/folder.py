@@ -17,7 +17,8 @@ from tea_jax.models.lora import LoraConfig
 from tea_jax.models.policy import Policy
 from tea_jax.models.weights import huggingface, peft
 from tea_jax.runs.checkpoints import CheckpointError, check_writable
-from tea_jax.runs.config import RunConfig, check_resumable, load_config, save_config
+from tea_jax.runs.config import RunConfig, check_resumable, read_config, save_config
+from tea_jax.runs.supervised import SupervisedConfig
 from tea_jax.runtime.files import read_json, write_text
 
 _FINISHED = "finished.json"
@@ -35,7 +36,7 @@ class RunFolder:
     ValueError: if it holds a run with another config that has begun.
   """
 
-  def __init__(self, config: RunConfig):
+  def __init__(self, config: RunConfig | SupervisedConfig):
     self.path = pathlib.Path(config.run_folder).absolute()
     check_writable(self.path)
     self._every = config.checkpoint.every
@@ -45,7 +46,7 @@ class RunFolder:
       stored = self.path / "config.yaml"
       # A first start that failed before its first step does not bind the next one.
       if stored.exists() and self.begun:
-        check_resumable(load_config(stored), config)
+        check_resumable(read_config(type(config), stored), config)
       save_config(config, stored)
     except BaseException:
       self.close()

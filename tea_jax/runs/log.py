@@ -29,6 +29,10 @@ with extra("train", "a run's log"):
   from rich.table import Table
 
 _SHOWN = (
+  ("loss", "loss"),
+  ("nll_per_token", "NLL a token"),
+  ("probability/mean", "mean p"),
+  ("validation/loss", "held-out loss"),
   ("reward/mean", "reward"),
   ("reward/max", "max"),
   ("predicted_best_of_budget", "predicted bo-N"),

@@ -8,6 +8,7 @@ not on the advantage rule, the learning rate or the KL coefficient: comparing ru
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -38,28 +39,30 @@ Tree = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Learner:
-  """The compiled functions of a run.
+class TrainedPolicy:
+  """Which parameters of a policy move, and how they combine into all of them.
 
   Attributes:
     policy: shapes and options of the model; carries no weights.
     lora: adapters that are trained; None if all weights are.
-    engine: samples rollouts, given the full parameters.
-    update: see `make_update`.
-    reference_logprobs: `({}, reference params, rollouts) -> [P, m, T]`.
-    merge: `(trainable, frozen) -> full parameters`.
+    combine: `(trainable, frozen) -> parameters` of the loss: adapters stay beside their kernels.
+    shardings: of the trained parameters and of the optimiser's state; None on one device.
     init_optimizer: `trainable -> optimizer state`.
-    trainable_shardings: where the trained parameters lie; None on one device.
   """
 
   policy: Policy
   lora: LoraConfig | None
-  engine: RolloutEngine
-  update: Callable[..., Any]
-  reference_logprobs: Callable[..., jax.Array]
-  merge: Callable[[Tree, Tree], Tree]
+  combine: Callable[[Tree, Tree], Tree]
+  shardings: tuple[Tree, Tree] | None
   init_optimizer: Callable[[Tree], optax.OptState]
-  trainable_shardings: Tree = None
+
+  @functools.cached_property
+  def merge(self) -> Callable[[Tree, Tree], Tree]:
+    """`(trainable, frozen) -> full parameters`, adapters merged into their kernels."""
+    lora = self.lora
+    if lora is None:
+      return self.combine
+    return jax.jit(lambda trainable, frozen: merge_adapters(frozen, trainable, lora))
 
   def start(self, params: Tree, key: jax.Array, *, borrowed: bool = True) -> tuple[Tree, Tree]:
     """`(trainable, frozen)` at the beginning of a run.
@@ -73,9 +76,57 @@ class Learner:
       trainable, frozen = (jax.tree.map(jnp.copy, params) if borrowed else params), {}
     else:
       trainable, frozen = init_adapters(self.policy.config, self.lora, key), params
-    if self.trainable_shardings is not None:
-      trainable = jax.device_put(trainable, self.trainable_shardings)
+    if self.shardings is not None:
+      trainable = jax.device_put(trainable, self.shardings[0])
     return trainable, frozen
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner(TrainedPolicy):
+  """The compiled functions of a run.
+
+  Attributes:
+    engine: samples rollouts, given the full parameters.
+    update: see `make_update`.
+    reference_logprobs: `({}, reference params, rollouts) -> [P, m, T]`.
+  """
+
+  engine: RolloutEngine
+  update: Callable[..., Any]
+  reference_logprobs: Callable[..., jax.Array]
+
+
+def without_schedule(optimizer: OptimizerConfig) -> OptimizerConfig:
+  """Learning rate and schedule at their defaults: arguments of the update, not parts of it."""
+  defaults = OptimizerConfig()
+  dynamic = ("learning_rate", "schedule", "warmup_steps", "final_learning_rate_ratio")
+  return dataclasses.replace(optimizer, **{name: getattr(defaults, name) for name in dynamic})
+
+
+def trained_policy(
+  policy: Policy,
+  lora: LoraConfig | None,
+  optimizer: OptimizerConfig,
+  mesh: jax.sharding.Mesh | None,
+) -> TrainedPolicy:
+  """What is trained of a policy: all of it, or adapters.
+
+  Args:
+    policy: the model; its weights are not kept.
+    lora: adapters, or None for all weights.
+    optimizer: which state there is.
+    mesh: of the devices; None on one.
+  """
+  policy = dataclasses.replace(policy, params={})
+  shardings = None if mesh is None else _shardings(policy, lora, optimizer, mesh)
+
+  def combine(trainable: Tree, frozen: Tree) -> Tree:
+    return trainable if lora is None else attach_adapters(frozen, trainable, lora)
+
+  def start_optimizer(trainable: Tree) -> optax.OptState:
+    return init_optimizer(optimizer, trainable, None if shardings is None else shardings[1])
+
+  return TrainedPolicy(policy, lora, combine, shardings, start_optimizer)
 
 
 _LEARNERS: dict[Any, Learner] = {}
@@ -111,30 +162,21 @@ def make_learner(
   objective = dataclasses.replace(
     objective, kl_coefficient=float(objective.kl_coefficient > 0), kl_target=None
   )
-  # What the update takes as arguments must not tell compiled functions apart.
-  defaults = OptimizerConfig()
-  dynamic = ("learning_rate", "schedule", "warmup_steps", "final_learning_rate_ratio")
-  optimizer = dataclasses.replace(optimizer, **{name: getattr(defaults, name) for name in dynamic})
+  optimizer = without_schedule(optimizer)
   prompt_length = bucket(prompt_length, smallest=16)
   own = (id(tokenizer), sampler, lora, objective, optimizer, prompt_length, memory, mesh)
   key = (*fields.items(), *own)
   if key not in _LEARNERS:
     while len(_LEARNERS) >= _KEPT:
       _LEARNERS.pop(next(iter(_LEARNERS)))
-    shape = dataclasses.replace(policy, params={})
-    _LEARNERS[key] = _build(shape, *own[1:])
+    _LEARNERS[key] = _build(policy, *own[1:])
   return _LEARNERS[key]
 
 
 def _build(policy, sampling, lora, objective, optimizer, prompt_length, memory, mesh) -> Learner:
-  shardings = None
-  if mesh is not None:
-    shardings = _shardings(policy, lora, optimizer, mesh)
-
+  trained = trained_policy(policy, lora, optimizer, mesh)
+  policy = trained.policy
   split, shards = dataclasses.replace(policy, mesh=mesh), sharding.row_shards(mesh)
-
-  def combine(trainable: Tree, frozen: Tree) -> Tree:
-    return trainable if lora is None else merge_adapters(frozen, trainable, lora)
 
   def compute(params: Tree, rollouts: Rollouts, with_entropy: bool):
     out = group_logprobs(
@@ -143,7 +185,7 @@ def _build(policy, sampling, lora, objective, optimizer, prompt_length, memory, 
     return out.logprobs, out.entropy
 
   def policy_logprobs(trainable: Tree, frozen: Tree, rollouts: Rollouts):
-    params = trainable if lora is None else attach_adapters(frozen, trainable, lora)
+    params = trained.combine(trainable, frozen)
     return compute(params, rollouts, objective.entropy_coefficient > 0)
 
   def reference_logprobs(trainable: Tree, frozen: Tree, rollouts: Rollouts):
@@ -151,25 +193,19 @@ def _build(policy, sampling, lora, objective, optimizer, prompt_length, memory, 
     return compute(frozen, rollouts, False)
 
   return Learner(
-    policy=policy,
-    lora=lora,
+    **{f.name: getattr(trained, f.name) for f in dataclasses.fields(trained)},
     engine=RolloutEngine(policy, sampling, memory=memory, smallest_prompt=prompt_length, mesh=mesh),
     update=make_update(
       policy_logprobs,
       objective,
       optimizer,
       max_completion_length=sampling.max_completion_length,
-      shardings=shardings,
+      shardings=trained.shardings,
       shards=shards,
     ),
     reference_logprobs=make_evaluate_logprobs(
       reference_logprobs, micro_batch_rollouts=optimizer.micro_batch_rollouts, shards=shards
     ),
-    merge=combine if lora is None else jax.jit(combine),
-    init_optimizer=lambda trainable: init_optimizer(
-      optimizer, trainable, None if shardings is None else shardings[1]
-    ),
-    trainable_shardings=None if shardings is None else shardings[0],
   )
 
 

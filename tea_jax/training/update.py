@@ -187,7 +187,6 @@ def make_update(
     ratio is outside the clip on that side), and on the first update of a batch
     sampler/logp_difference/{mean,p95,max} and sampler/importance_ratio/{mean,max,clipped_frac}.
   """
-  transformation = make_transformation(optimizer)
 
   def loss_of(trainable, frozen, micro, kl_coefficient):
     logprobs, entropy = compute_logprobs(trainable, frozen, _rollouts(micro))
@@ -230,15 +229,9 @@ def make_update(
         trainable, frozen, arrays, kl_coefficient
       )
     else:
-
-      def accumulate(total, micro):
-        (loss, aux), gradient = value_and_grad(trainable, frozen, micro, kl_coefficient)
-        return jax.tree.map(jnp.add, total, (loss, gradient)), aux
-
-      zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable))
-      (loss, gradient), aux = jax.lax.scan(
-        accumulate,
-        zeros,
+      loss, gradient, aux = summed_gradient(
+        lambda trainable, micro: loss_of(trainable, frozen, micro, kl_coefficient),
+        trainable,
         split_micro_batches(arrays, micro_batch_shape(*own_shape, size, shards=shards)),
       )
       logprobs, entropy = jax.tree.map(lambda x: join_micro_batches(x, *own_shape), aux)
@@ -246,26 +239,18 @@ def make_update(
       lambda x: x.reshape(prompts, rollouts, *x.shape[2:]), (logprobs, entropy)
     )
 
-    norm = optax.tree.norm(gradient)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    if optimizer.max_gradient_norm > 0:
-      scale = jnp.minimum(1.0, optimizer.max_gradient_norm / jnp.maximum(norm, 1e-30))
-      gradient = jax.tree.map(lambda g: g * scale.astype(g.dtype), gradient)
-    direction, new_state = transformation.update(gradient, optimizer_state, trainable)
-    new = jax.tree.map(lambda p, d: (p - learning_rate * d).astype(p.dtype), trainable, direction)
-
-    def keep_if_not_finite(after, before):
-      return jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, before)
-
-    results = (keep_if_not_finite(new, trainable), keep_if_not_finite(new_state, optimizer_state))
-    if shardings is not None:
-      results = jax.lax.with_sharding_constraint(results, shardings)
-    new_trainable, new_state = results
-
+    new_trainable, new_state, applied = apply_gradient(
+      trainable,
+      optimizer_state,
+      gradient,
+      loss,
+      optimizer=optimizer,
+      learning_rate=learning_rate,
+      shardings=shardings,
+    )
     metrics = {
       "policy_loss": loss,
-      "grad_norm": norm,
-      "skipped": 1.0 - finite,
+      **applied,
       **_token_metrics(batch, weights > 0, logprobs, entropy, objective),
     }
     return Update(
@@ -276,6 +261,68 @@ def make_update(
     )
 
   return jax.jit(update, donate_argnums=(0, 1))
+
+
+def summed_gradient(
+  loss_of: Callable[[Tree, Tree], tuple[Array, Tree]], trainable: Tree, micro_batches: Tree
+) -> tuple[Array, Tree, Tree]:
+  """`(loss, gradient, stacked extras)`, added up over the leading axis of `micro_batches`.
+
+  Args:
+    loss_of: `(trainable, micro-batch) -> (loss, extras)`; losses of micro-batches add up.
+    trainable: parameters.
+    micro_batches: arrays `[n, ...]`.
+  """
+  value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
+
+  def accumulate(total: Tree, micro: Tree) -> tuple[Tree, Tree]:
+    (loss, extras), gradient = value_and_grad(trainable, micro)
+    return jax.tree.map(jnp.add, total, (loss, gradient)), extras
+
+  zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable))
+  (loss, gradient), extras = jax.lax.scan(accumulate, zeros, micro_batches)
+  return loss, gradient, extras
+
+
+def apply_gradient(
+  trainable: Tree,
+  optimizer_state: optax.OptState,
+  gradient: Tree,
+  loss: Array,
+  *,
+  optimizer: OptimizerConfig,
+  learning_rate: Array,
+  shardings: tuple[Tree, Tree] | None = None,
+) -> tuple[Tree, optax.OptState, dict[str, Array]]:
+  """Clips the gradient and moves the parameters; where something is not finite, nothing changes.
+
+  Args:
+    trainable, optimizer_state: before the update.
+    gradient, loss: of the whole batch.
+    optimizer: its transformation and `max_gradient_norm`.
+    learning_rate: scalar.
+    shardings: of parameters and optimiser state; None on one device.
+
+  Returns:
+    Parameters, optimiser state, and the metrics grad_norm (before the clip) and skipped.
+  """
+  transformation = make_transformation(optimizer)
+  norm = optax.tree.norm(gradient)
+  finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+  if optimizer.max_gradient_norm > 0:
+    scale = jnp.minimum(1.0, optimizer.max_gradient_norm / jnp.maximum(norm, 1e-30))
+    gradient = jax.tree.map(lambda g: g * scale.astype(g.dtype), gradient)
+  direction, new_state = transformation.update(gradient, optimizer_state, trainable)
+  new = jax.tree.map(lambda p, d: (p - learning_rate * d).astype(p.dtype), trainable, direction)
+
+  def keep_if_not_finite(after, before):
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, before)
+
+  results = (keep_if_not_finite(new, trainable), keep_if_not_finite(new_state, optimizer_state))
+  if shardings is not None:
+    results = jax.lax.with_sharding_constraint(results, shardings)
+  new_trainable, new_state = results
+  return new_trainable, new_state, {"grad_norm": norm, "skipped": 1.0 - finite}
 
 
 def init_optimizer(optimizer: OptimizerConfig, trainable: Tree, shardings: Tree = None) -> Any:

@@ -134,7 +134,7 @@ def test_gsm8k_evaluates_on_the_source_test_split():
   assert (len(parts["train"]), len(parts["final"])) == (32, 350)
   assert all(text.startswith("test") for text in texts(parts["core500"]))
   number = parts["train"][0].text.split()[1].rstrip("?")
-  assert parts["train"][0].columns == {"answer": number}
+  assert parts["train"][0].columns == {"answer": number, "solution": f"so\n#### {number}"}
 
 
 def test_math_answer_is_the_box_of_the_solution():

@@ -1,0 +1,62 @@
+"""Supervised training: `python -m experiments.finetune --data.pairs pairs.jsonl`.
+
+Flags override `--config FILE`; `--warm-start FOLDER` starts from the policy of another run;
+`--dry-run` prints what would run and stops. Running the same command again goes on from the last
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+
+import tyro
+import yaml
+
+from experiments import command
+from tea_jax.runs.config import read_config, to_dict
+from tea_jax.runs.supervised import SupervisedConfig
+from tea_jax.runtime.compilation import enable_compilation_cache
+
+
+def parse(arguments: list[str]) -> tuple[SupervisedConfig, bool]:
+  """`(config, dry run)`: the base is a YAML file or the defaults, flags override it."""
+  known, flags = command.first_flags(arguments, ("config", "warm-start"))
+  base = read_config(SupervisedConfig, known.config) if known.config else SupervisedConfig()
+  if known.warm_start:
+    folder = pathlib.Path(known.warm_start)
+    policy = folder / "policy"
+    model = dataclasses.replace(base.model, name=str(policy if policy.is_dir() else folder))
+    base = dataclasses.replace(base, model=model)
+  config = tyro.cli(
+    SupervisedConfig,
+    prog="python -m experiments.finetune",
+    args=flags,
+    default=base,
+    description=f"{__doc__}\nAlso: --config FILE, --warm-start FOLDER, --dry-run",
+  )
+  return config, known.dry_run
+
+
+def main(arguments: list[str] | None = None) -> int:
+  return command.run(lambda: work(sys.argv[1:] if arguments is None else arguments))
+
+
+def work(arguments: list[str]) -> None:
+  config, only_show = parse(arguments)
+  print(yaml.safe_dump(to_dict(config), sort_keys=False), flush=True)
+  if only_show:
+    print(f"objective: {config.objective.name}, weights of {config.objective.strategy}")
+    return
+  from tea_jax.training.supervised import train_supervised
+
+  enable_compilation_cache()
+  result = train_supervised(config)
+  last = result.metrics[-1]
+  held_out = f", held out {last['validation/loss']:.4g}" if "validation/loss" in last else ""
+  print(f"loss {last['loss']:.4g} in step {last['step'] + 1}{held_out}; {result.policy_folder}")
+
+
+if __name__ == "__main__":
+  sys.exit(main())
