@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from tea_jax.data.supervised import Target
-from tea_jax.runs.checks import check_choices, require
+from tea_jax.runs.checks import check_fields, require
 from tea_jax.runs.groups import CheckpointConfig, LoggingConfig, MeshConfig, PolicyConfig
 from tea_jax.runs.optimizer import OptimizerConfig
 from tea_jax.strategies import Strategy, majority, majority_threshold, pass_at_n
@@ -49,7 +49,7 @@ class SupervisedObjectiveConfig:
   margin: float = 1.0
 
   def __post_init__(self) -> None:
-    check_choices(self)
+    check_fields(self, "objective")
     require(self.budget >= 1, f"budget={self.budget} must be at least 1.")
     require(
       0 <= self.threshold <= self.budget,
@@ -128,7 +128,7 @@ class PairConfig:
   num_test: int = 64
 
   def __post_init__(self) -> None:
-    check_choices(self)
+    check_fields(self, "data")
     require(self.max_length >= 2, f"max_length={self.max_length} must be at least 2.")
     require(self.batch_size >= 1, f"batch_size={self.batch_size} must be at least 1.")
     for name in ("num_validation", "num_test", "limit"):

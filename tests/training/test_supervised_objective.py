@@ -95,7 +95,7 @@ def test_majority_divides_by_length_unless_told_otherwise():
   "make, message",
   [
     (lambda: SupervisedObjectiveConfig(name="majority", budget=8, threshold=9), "threshold=9"),
-    (lambda: SupervisedObjectiveConfig(name="pass"), "name='pass' is unknown"),
+    (lambda: SupervisedObjectiveConfig(name="pass"), "objective.name='pass'"),
     (lambda: SupervisedObjectiveConfig(name="pass_at_n", aggregation="token_mean"), "pass_at_n"),
     (lambda: SupervisedObjectiveConfig(fraction=0.0), "fraction=0.0"),
     (lambda: SupervisedConfig(epochs=0), "epochs=0"),

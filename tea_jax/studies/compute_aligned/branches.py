@@ -1,0 +1,252 @@
+"""Supervised objectives compared: one cross-entropy warm-up, and every objective from there.
+
+Source: arXiv 2604.24957, section 3.1, Tables 2 and 3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tea_jax.data.supervised import Pair
+from tea_jax.evaluation.bootstrap import seed_interval
+from tea_jax.evaluation.pass_at_k import majority_at_k, pass_at_k
+from tea_jax.evaluation.records import Records
+from tea_jax.evaluation.report_tables import markdown_table
+from tea_jax.models.policy import Policy
+from tea_jax.rewards.verifiers import answer_reader
+from tea_jax.runs.build import encode, load_pair_splits, load_run_policy, make_run_reward
+from tea_jax.runs.config import RunConfig
+from tea_jax.runs.groups import DataConfig, EvaluationConfig, RewardConfig, RolloutConfig
+from tea_jax.runs.supervised import SupervisedConfig, SupervisedObjectiveConfig
+from tea_jax.runtime.files import write_text
+from tea_jax.strategies import crossover_budget
+from tea_jax.studies.compute_aligned import published
+from tea_jax.studies.matched_runs import evaluate_parameters
+from tea_jax.training.supervised import train_supervised
+
+WARM_UP = "warm_up"
+
+
+@dataclasses.dataclass(frozen=True)
+class BranchExperiment:
+  """Objectives that branch from one warm-up.
+
+  Attributes:
+    about: one line.
+    config: of every run; folder, seed and objective are replaced.
+    warm_up_steps: of cross-entropy, trained once and shared.
+    objectives: compared, the first is what the others are compared with; see `parse_objective`.
+    seeds: of the branches.
+    sampling, evaluation, reward: how the held-out prompts are answered and judged.
+    budgets: k of pass@k and maj@k.
+    metric: "pass" or "majority".
+    published: the paper's curves in percent.
+  """
+
+  about: str
+  config: SupervisedConfig
+  warm_up_steps: int
+  objectives: tuple[str, ...]
+  seeds: tuple[int, ...]
+  sampling: RolloutConfig
+  evaluation: EvaluationConfig
+  reward: RewardConfig
+  budgets: tuple[int, ...] = (1, 4, 8, 16, 32, 64)
+  metric: str = "pass"
+  published: Mapping[str, published.Curve] = dataclasses.field(default_factory=dict)
+
+
+def parse_objective(text: str) -> SupervisedObjectiveConfig:
+  """Reads `name` or `name:argument=value,argument=value`, e.g. `pass_at_n:budget=64`.
+
+  Raises:
+    ValueError: if a part has no `=`, or there is no such objective or argument.
+  """
+  name, _, rest = text.partition(":")
+  known = {f.name for f in dataclasses.fields(SupervisedObjectiveConfig)} - {"name"}
+  arguments = {}
+  for part in filter(None, rest.split(",")):
+    key, equals, value = part.partition("=")
+    if not equals or key not in known:
+      raise ValueError(f"objective {text!r}: {part!r} is not one of {sorted(known)} with a value")
+    arguments[key] = yaml.safe_load(value)
+  return SupervisedObjectiveConfig(name=name, **arguments)  # pyright: ignore[reportArgumentType]
+
+
+def run_branches(
+  experiment: BranchExperiment,
+  *,
+  policy: Policy | None = None,
+  splits: Mapping[str, Sequence[Pair]] | None = None,
+  say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+  """Trains the warm-up and every objective with every seed, evaluates all, writes the report.
+
+  Started again after an interruption it goes on where it was.
+
+  Args:
+    experiment: what is compared.
+    policy, splits: instead of those of the config.
+    say: told what happens, a line at a time.
+
+  Returns:
+    What `branches.json` holds, see `summarize`.
+  """
+  config = experiment.config
+  folder = pathlib.Path(config.run_folder)
+  splits = splits or load_pair_splits(config.data)
+  warm_up = dataclasses.replace(
+    config,
+    run_folder=str(folder / WARM_UP),
+    steps=experiment.warm_up_steps,
+    objective=SupervisedObjectiveConfig(),
+  )
+  say(f"warm-up: {experiment.warm_up_steps} steps of cross-entropy")
+  policy = policy or load_run_policy(config)
+  start = train_supervised(warm_up, policy=policy, splits=splits).policy
+  records = {WARM_UP: [evaluate(experiment, start, splits["test"], WARM_UP)]}
+  for seed in experiment.seeds:
+    for objective in experiment.objectives:
+      name = f"{re.sub(r'[^A-Za-z0-9_.+-]+', '_', objective)}-seed{seed}"
+      say(f"training {name}")
+      branch = dataclasses.replace(
+        config, run_folder=str(folder / name), seed=seed, objective=parse_objective(objective)
+      )
+      trained = train_supervised(branch, policy=start, splits=splits).policy
+      records.setdefault(objective, []).append(evaluate(experiment, trained, splits["test"], name))
+      del trained
+  found = summarize(experiment, records)
+  write_text(folder / "branches.json", json.dumps(found, indent=1) + "\n")
+  write_text(folder / "report.md", _report(experiment, found))
+  return found
+
+
+def evaluate(
+  experiment: BranchExperiment, policy: Policy, pairs: Sequence[Pair], name: str
+) -> Records:
+  """Samples and scores answers to the prompts of held-out pairs."""
+  config, data = experiment.config, experiment.config.data
+  run = RunConfig(
+    run_folder=config.run_folder,
+    model=config.model,
+    mesh=config.mesh,
+    data=DataConfig(
+      prompts=data.pairs,
+      chat=data.chat,
+      system_prompt=data.system_prompt,
+      max_prompt_length=data.max_length,
+      prompts_per_step=4,
+    ),
+    reward=experiment.reward,
+    sampling=experiment.sampling,
+    evaluation=experiment.evaluation,
+  )
+  chosen = [pair.prompt for pair in pairs][: experiment.evaluation.num_prompts]
+  return evaluate_parameters(
+    policy,
+    policy.params,
+    encode(chosen, policy, run.data, run.sampling),
+    make_run_reward(run),
+    run,
+    folder=pathlib.Path(config.run_folder) / "eval" / name,
+  )
+
+
+def summarize(
+  experiment: BranchExperiment, records: Mapping[str, Sequence[Records]]
+) -> dict[str, Any]:
+  """pass@k or maj@k of every objective and seed, and paired differences to the first; JSON.
+
+  Returns:
+    `curves` (objective -> seeds x budgets, in percent), `minus_first` (objective -> budget -> mean,
+    low, high over seeds), `crossovers` (rows of small, large, predicted and measured budget; the
+    last is None where the curves do not cross).
+  """
+  budgets = experiment.budgets
+  curves = {
+    name: [[_score(experiment, one, k) for k in budgets] for one in group]
+    for name, group in records.items()
+  }
+  first = np.array(curves[experiment.objectives[0]])
+  minus_first = {}
+  for name in experiment.objectives[1:]:
+    found = seed_interval(np.array(curves[name]) - first)
+    minus_first[name] = {
+      str(k): [float(x[i]) for x in (found.estimate, found.low, found.high)]
+      for i, k in enumerate(budgets)
+    }
+  crossovers = []
+  if experiment.metric == "pass":
+    means = {
+      parse_objective(name).strategy.budget: np.mean(curves[name], axis=0)
+      for name in experiment.objectives
+    }
+    ordered = sorted(means)
+    for small, large in itertools.pairwise(ordered):
+      above = np.flatnonzero(means[large] >= means[small])
+      crossovers.append(
+        {
+          "small": small,
+          "large": large,
+          "predicted": crossover_budget(small, large),
+          "measured": budgets[above[0]] if above.size else None,
+        }
+      )
+  return {
+    "budgets": list(budgets),
+    "metric": experiment.metric,
+    "seeds": list(experiment.seeds),
+    "curves": curves,
+    "minus_first": minus_first,
+    "crossovers": crossovers,
+  }
+
+
+def _score(experiment: BranchExperiment, records: Records, k: int) -> float:
+  correct = records.rewards == 1.0
+  if experiment.metric == "pass":
+    return 100 * float(pass_at_k(correct, k).mean())
+  read = answer_reader(experiment.reward.answer_pattern)
+  answers = [[read(text) for text in row] for row in records.samples.completions]
+  return 100 * float(majority_at_k(answers, correct, k).mean())
+
+
+def _report(experiment: BranchExperiment, found: Mapping[str, Any]) -> str:
+  symbol = "pass" if experiment.metric == "pass" else "maj"
+  head = [f"{symbol}@{k}" for k in experiment.budgets]
+  rows = [
+    [name, *(f"{value:.1f}" for value in np.mean(seeds, axis=0))]
+    for name, seeds in found["curves"].items()
+  ]
+  rows += [
+    [f"published: {name}", *(f"{curve[k]:.1f}" if k in curve else "" for k in experiment.budgets)]
+    for name, curve in experiment.published.items()
+  ]
+  differences = [
+    [name, *(f"{cell[0]:+.1f} [{cell[1]:.1f}, {cell[2]:.1f}]" for cell in cells.values())]
+    for name, cells in found["minus_first"].items()
+  ]
+  crossings = [
+    [str(row["small"]), str(row["large"]), f"{row['predicted']:.2f}", str(row["measured"])]
+    for row in found["crossovers"]
+  ]
+  table = markdown_table(["small", "large", "predicted", "measured, first k"], crossings)
+  return (
+    f"# {experiment.about}\n\n"
+    f"{experiment.warm_up_steps} steps of cross-entropy, then {experiment.config.steps} steps of "
+    f"each objective; seeds {', '.join(map(str, experiment.seeds))}; percent of "
+    f"{experiment.evaluation.num_prompts} held-out prompts, {experiment.evaluation.num_samples} "
+    f"samples of each.\n\n{markdown_table(['objective', *head], rows)}\n\n"
+    f"## Minus {experiment.objectives[0]}, 95 % interval over seeds\n\n"
+    f"{markdown_table(['objective', *head], differences)}\n"
+    + (f"\n## Crossovers\n\n{table}\n" if crossings else "")
+  )

@@ -1,0 +1,153 @@
+"""A protein model that is made here: one token a residue, trained on drawn natural sequences.
+
+The published experiments use ProtGPT2. This is the same task for a laptop: a GPT-2 of under a
+million parameters whose samples look like short natural proteins by their composition, most of them
+soluble and a few rich in hydrophobic residues.
+
+Source: arXiv 2604.24957, appendices L and M; residue frequencies of UniProtKB/Swiss-Prot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from tea_jax.data.prompts import Prompt, make_prompt
+from tea_jax.data.supervised import Pair
+from tea_jax.models.causal_lm import init_params
+from tea_jax.models.config import ModelConfig
+from tea_jax.models.policy import Policy
+from tea_jax.rewards.proteins import AMINO_ACIDS, HYDROPHOBIC
+
+END, START = "<end>", "<start>"
+# The frame of the conditional task, `Input: <sequence> \\n Output:`, a token each.
+_FRAME = ("Input:", "Output:")
+# Percent of the residues of Swiss-Prot.
+_FREQUENCIES = {
+  "A": 8.3, "R": 5.5, "N": 4.1, "D": 5.5, "C": 1.4, "Q": 3.9, "E": 6.7, "G": 7.1, "H": 2.3,
+  "I": 5.9, "L": 9.7, "K": 5.8, "M": 2.4, "F": 3.9, "P": 4.7, "S": 6.6, "T": 5.3, "W": 1.1,
+  "Y": 2.9, "V": 6.9,
+}  # fmt: skip
+# Share of membrane-like sequences, and the laws of a sequence's hydrophobic share.
+_MEMBRANE = 0.02
+_SOLUBLE_LAW, _MEMBRANE_LAW = (20.0, 36.0), (20.0, 12.0)
+MAX_RESIDUES = 48
+
+
+def protein_policy(*, seed: int = 0) -> Policy:
+  """An untrained GPT-2 with a token for each residue, in float32."""
+  words = [END, START, *_FRAME, *AMINO_ACIDS]
+  config = ModelConfig(
+    architecture="GPT2",
+    vocab_size=len(words),
+    hidden_size=128,
+    intermediate_size=512,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=32,
+    max_positions=128,
+    eos_token_ids=(0,),
+    pad_token_id=0,
+    tie_embeddings=True,
+    norm="layer",
+    position="learned",
+    gated_mlp=False,
+    mlp_bias=True,
+    attention_bias=True,
+    output_bias=True,
+    activation="gelu_tanh",
+  )
+  params = init_params(config, jax.random.key(seed))
+  return Policy(config=config, params=params, tokenizer=protein_tokenizer(words))
+
+
+def protein_tokenizer(words: list[str]) -> Any:
+  """A tokenizer of single letters; text is a sequence, with or without white space."""
+  import tokenizers
+  from transformers import PreTrainedTokenizerFast
+
+  vocabulary = {word: index for index, word in enumerate(words)}
+  model = tokenizers.models.WordLevel(vocabulary, unk_token=START)
+  letters = tokenizers.Tokenizer(model)
+  letters.add_special_tokens([END, START, *_FRAME])
+  letters.normalizer = tokenizers.normalizers.Replace(tokenizers.Regex(r"\s"), "")
+  letters.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+  letters.decoder = tokenizers.decoders.Fuse()
+  return PreTrainedTokenizerFast(
+    tokenizer_object=letters, eos_token=END, unk_token=START, bos_token=START
+  )
+
+
+def natural_sequences(count: int, *, seed: int = 0) -> list[str]:
+  """Sequences with natural residue frequencies and lengths of 24 to 47 residues.
+
+  The hydrophobic share of a sequence is drawn from Beta(20, 36), mean 0.36; of one in fifty, from
+  Beta(20, 12), mean 0.63. Lengths are log-normal around 36, cut to the range.
+  """
+  rng = np.random.default_rng(seed)
+  shares = np.where(
+    rng.random(count) < _MEMBRANE, rng.beta(*_MEMBRANE_LAW, count), rng.beta(*_SOLUBLE_LAW, count)
+  )
+  lengths = np.clip(np.round(rng.lognormal(np.log(36), 0.2, count)), 24, MAX_RESIDUES - 1)
+  return [_sequence(share, int(length), rng) for share, length in zip(shares, lengths, strict=True)]
+
+
+def _sequence(share: float, length: int, rng: np.random.Generator) -> str:
+  hydrophobic, others = _RESIDUES
+  of_each = np.where(
+    rng.random(length) < share,
+    rng.choice(hydrophobic[0], length, p=hydrophobic[1]),
+    rng.choice(others[0], length, p=others[1]),
+  )
+  return "".join(of_each)
+
+
+def _residue_law(hydrophobic: bool) -> tuple[np.ndarray, np.ndarray]:
+  chosen = [r for r in AMINO_ACIDS if (r in HYDROPHOBIC) == hydrophobic]
+  frequencies = np.array([_FREQUENCIES[r] for r in chosen])
+  return np.array(chosen), frequencies / frequencies.sum()
+
+
+_RESIDUES = (_residue_law(True), _residue_law(False))
+
+
+def start_prompt() -> Prompt:
+  """The prompt of unconditional generation: the start token alone."""
+  return make_prompt(START)
+
+
+def natural_pairs(count: int = 20_000, *, seed: int = 0) -> list[Pair]:
+  """Pairs that teach the model natural sequences from the start token."""
+  prompt = start_prompt()
+  return [Pair(prompt, sequence) for sequence in natural_sequences(count, seed=seed)]
+
+
+def complement_rows(count: int = 2000, *, seed: int = 0) -> Iterator[dict[str, str]]:
+  """Gold pairs of the conditional task: a sequence, and one of the opposite hydrophobic share.
+
+  The prompt is `Input: <sequence> \\n Output:`; the input's share is uniform in 0.1 ... 0.9.
+  """
+  rng = np.random.default_rng([seed, 1])
+  for _ in range(count):
+    share, length = rng.uniform(0.1, 0.9), int(rng.integers(16, 25))
+    given = _with_share(share, length, rng)
+    yield {
+      "prompt": f"Input: {given} \n Output:",
+      "sequence": given,
+      "completion": _with_share(1 - share, length, rng),
+    }
+
+
+def _with_share(share: float, length: int, rng: np.random.Generator) -> str:
+  """A sequence whose hydrophobic residues are as many as the share says, in random order."""
+  count = int(np.round(share * length))
+  (hydrophobic, first), (others, second) = _RESIDUES
+  residues = [
+    *rng.choice(hydrophobic, count, p=first),
+    *rng.choice(others, length - count, p=second),
+  ]
+  return "".join(rng.permutation(residues))
