@@ -1,6 +1,7 @@
 """The study of laws on known distributions, small."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -58,3 +59,11 @@ def test_report_has_a_row_and_an_advice_for_each_family(study, tmp_path):
   assert len(report.study_table(study).split("\n\n")[0].splitlines()) == 2 + len(families)
   assert json.loads((tmp_path / "results.json").read_text()) == study
   assert (tmp_path / "errors.png").stat().st_size > 10_000
+
+
+def test_stored_report_is_made_of_the_stored_results():
+  folder = pathlib.Path(__file__).parents[3] / "experiments" / "results" / "scaling_law_synthetic"
+  study = json.loads((folder / "results.json").read_text())
+  text = (folder / "report.md").read_text()
+  assert report.study_table(study) in text
+  assert all(sentence in text for sentence in report.advice(study))
