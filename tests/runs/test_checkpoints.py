@@ -1,5 +1,6 @@
 """Checkpoints: bit-exact, whole or absent, and clear about what went wrong."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -192,3 +193,33 @@ def test_unfinished_writes_of_a_killed_process_are_ignored(tmp_path):
   assert restored is not None
   assert restored.step == 1
   assert not list(pathlib.Path(tmp_path).glob("*tmp*"))
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda meta: meta["key"].__setitem__(1, 5),  # one changed digit
+    lambda meta: meta.pop("iterator"),
+    lambda meta: meta.update(step=1),  # renamed
+  ],
+)
+def test_a_checkpoint_whose_json_changed_is_passed_over(tmp_path, change):
+  said = []
+  store = CheckpointStore(tmp_path / "checkpoints", announce=said.append)
+  arrays = {"a": jnp.ones(3)}
+  for step in (1, 2):
+    store.save(step, arrays, {"key": [0, step], "iterator": {"epoch": 0}})
+  file = next(
+    file
+    for file in (tmp_path / "checkpoints" / "2" / "meta").rglob("*")
+    if file.is_file() and b"meta_checksum" in file.read_bytes()
+  )
+  meta = json.loads(file.read_text())
+  change(meta)
+  file.write_text(json.dumps(meta))
+  abstract = {"a": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=arrays["a"].sharding)}
+  found = store.restore_latest(abstract)
+  assert found is not None
+  assert found.step == 1
+  assert "Checkpoint 2" in said[0]
+  store.close()
