@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 # A network of m wires has m log2(m)^2 / 4 comparators: up to here it compiles in two seconds.
 _LARGEST_NETWORK = 128
+_BATCHES = 4
 _PIECE = 256
 
 
@@ -58,7 +59,9 @@ def _by_network(values: Array, count: int) -> Array:
     return wires[count - 1]
 
   # The loop over batches is a border: without one XLA repeats the network inside all that uses it.
-  return lax.map(of_row, values, batch_size=-(-values.shape[0] // 4))
+  rows = values.shape[0]
+  padded = jnp.pad(values, ((0, -rows % _BATCHES), (0, 0)))
+  return lax.map(of_row, padded, batch_size=padded.shape[0] // _BATCHES)[:rows]
 
 
 def _comparators(num_wires: int) -> Iterator[tuple[int, int]]:
