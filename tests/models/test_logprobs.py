@@ -7,7 +7,7 @@ import pytest
 from tea_jax.models.fused_head import HeadOptions, fused_logprobs
 from tea_jax.models.logprobs import group_logprobs, token_logprobs
 from tea_jax.rollout.types import Rollouts
-from tests.models.tiny import CONFIGS, LLAMA, tiny_policy
+from tests.models.tiny import CONFIGS, COSTLY, LLAMA, tiny_policy
 
 PROMPT_LENGTHS = np.asarray([5, 7])
 COMPLETION_LENGTHS = np.asarray([[6, 1, 4], [2, 6, 3]])
@@ -68,7 +68,7 @@ def test_every_token_counts_once_in_the_heads_gradient(tokens, chunk, vocabulary
     np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", COSTLY)
 def test_fused_logprobs_and_gradients_equal_naive_ones(name):
   policy = tiny_policy(CONFIGS[name], remat="full")
   rollouts = make_rollouts()

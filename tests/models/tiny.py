@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import pytest
 
 from tea_jax.models.causal_lm import init_params
 from tea_jax.models.config import ModelConfig
@@ -51,6 +52,12 @@ GEMMA = dataclasses.replace(
   num_kv_heads=1,
 )
 CONFIGS = {"llama": LLAMA, "qwen": QWEN, "gpt2": GPT2, "gemma": GEMMA}
+# For tests that compile much: two families that differ in most options, the others when slow.
+COSTLY = (
+  "llama",
+  "qwen",
+  *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "gemma")),
+)
 
 
 def tiny_policy(config: ModelConfig = LLAMA, *, seed: int = 0, sharpness: float = 5.0, **options):

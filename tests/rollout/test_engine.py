@@ -35,7 +35,7 @@ def generate(policy, sampling, prompts=PROMPTS, rollouts=4, engine_options=None,
   return engine.generate(policy.params, prompts, key=KEY, num_rollouts=rollouts, **options)
 
 
-@pytest.mark.parametrize("name", tiny.CONFIGS)
+@pytest.mark.parametrize("name", tiny.COSTLY)
 def test_sampler_and_trainer_agree_on_logprobs(name):
   policy = tiny.tiny_policy(tiny.CONFIGS[name])
   sampling = SamplingConfig(temperature=0.8, max_completion_length=8, stop_tokens=(5, 6, 7))
