@@ -152,6 +152,7 @@ def write_safetensors(
   )
   for file, keys in plan.filename_to_tensors.items():
     shard = {key: tensors[key] for key in keys}
+    file = file if plan.is_sharded else name  # which may be a temporary one
     _write_file(None if folder is None else folder / file, shard)
   if folder is not None and plan.is_sharded:
     index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
