@@ -132,13 +132,18 @@ def main(arguments: list[str] | None = None) -> int:
   return command.run(lambda: work(sys.argv[1:] if arguments is None else arguments))
 
 
-def work(arguments: list[str]) -> None:
+def parse(arguments: list[str]) -> tuple[SearchConfig, bool]:
+  """`(config, dry run)`: flags override the preset."""
   known, rest = command.first_flags(arguments)
   if known.preset and known.preset not in SEARCH_PRESETS:
     raise ValueError(f"unknown preset {known.preset!r}; known: {', '.join(SEARCH_PRESETS)}")
   default = SEARCH_PRESETS[known.preset or "quickstart"]
-  flags = tyro.cli(SearchConfig, args=rest, default=default, description=__doc__)
-  if known.dry_run:
+  return tyro.cli(SearchConfig, args=rest, default=default, description=__doc__), known.dry_run
+
+
+def work(arguments: list[str]) -> None:
+  flags, dry_run = parse(arguments)
+  if dry_run:
     plan = {n: search_schedule(n)._asdict() for n in flags.budgets}
     print(yaml.safe_dump({"schedules": plan} | to_dict(flags), sort_keys=False), end="")
     return

@@ -21,6 +21,7 @@ from tea_jax.advantages import registry
 from tea_jax.models.sequence_classifier import SequenceClassifier, abstract_classifier_params
 from tea_jax.models.weights import load
 from tea_jax.runs.config import RunConfig, save_config
+from tea_jax.studies.search_config import SearchConfig
 from tests.training import tiny
 
 PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in pages()}
@@ -167,7 +168,11 @@ def flags_of(kind, prefix="--"):
 def test_flags_that_are_named_exist(page):
   text = BLOCK.sub("", PAGES[page]).split("## Changes")[0]
   scripts = [importlib.import_module(f"experiments.{path.stem}") for path in script_files()]
-  kinds = [RunConfig, *(script.Flags for script in scripts if hasattr(script, "Flags"))]
+  kinds = [
+    RunConfig,
+    SearchConfig,
+    *(script.Flags for script in scripts if hasattr(script, "Flags")),
+  ]
   known = set().union(*map(flags_of, kinds)) | {"--preset", "--config", "--dry-run", "--help"}
   rules = map(registry.advantage_factory, tea_jax.available_advantages())
   known |= {f"--advantage.{name}" for rule in rules for name in inspect.signature(rule).parameters}
