@@ -50,6 +50,7 @@ def judged(judge, qualities, folder):
 def test_planted_answers_give_the_planted_win_rate(tmp_path):
   result = judged(honest, [(2, 1), (3, 1), (1, 1), (0, 5), (4, 2)], tmp_path)
   assert (result.wins, result.ties, result.losses, result.inconsistent) == (3, 1, 1, 0)
+  assert result.win_rate is not None
   assert result.win_rate.estimate == pytest.approx(3.5 / 5)
   assert result.win_rate.low < result.win_rate.estimate < result.win_rate.high
   assert result.first_share == 0.5
@@ -59,6 +60,7 @@ def test_planted_answers_give_the_planted_win_rate(tmp_path):
 def test_a_judge_that_always_says_first_is_reported_as_biased(tmp_path):
   result = judged(lambda messages: [Reply("[[A]]")] * len(messages), [(2, 1)] * 6, tmp_path)
   assert (result.wins, result.losses, result.inconsistent) == (0, 0, 6)
+  assert result.win_rate is not None
   assert result.win_rate.estimate == 0.5
   assert result.first_share == 1.0
   assert result.is_position_biased
@@ -77,6 +79,7 @@ def test_refused_and_unreadable_replies_leave_their_pair_out(tmp_path):
   result = judged(partly, [(2, 1), (2, 1), (2, 1), (0, 1)], tmp_path)
   assert (result.wins, result.losses, result.left_out) == (1, 1, 2)
   assert (result.refused, result.unreadable) == (1, 1)
+  assert result.win_rate is not None
   assert result.win_rate.estimate == 0.5
 
 
@@ -94,6 +97,7 @@ def test_prompts_count_alike_however_many_pairs_they_have(tmp_path):
   pairs = pairs[:3]  # two of the first prompt, one of the second
   result = judgement(judge_pairs(honest, pairs, TEMPLATE, folder=tmp_path, name="test"))
   assert (result.wins, result.losses) == (2, 1)
+  assert result.win_rate is not None
   assert result.win_rate.estimate == 0.5
 
 
