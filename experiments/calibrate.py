@@ -45,7 +45,7 @@ def calibrate(config: RunConfig) -> pathlib.Path:
   records = evaluate_parameters(
     policy,
     policy.params,
-    build.encode(prompts, policy, config.data),
+    build.encode(prompts, policy, config.data, config.sampling),
     build.make_run_reward(config),
     config,
     folder=pathlib.Path(config.run_folder) / "calibration" / BASE,

@@ -217,7 +217,7 @@ def cosines(name: str, pool: str, *, published: bool = False) -> str:
   for rule in dict.fromkeys(row["rule"] for row in rows):
     table.append([rule, *(cell(rule, size) for size in sizes)])
     if published and rule in PUBLISHED_ALIGNMENT:
-      values = dict(zip(PUBLISHED_SIZES, PUBLISHED_ALIGNMENT[rule]))
+      values: dict[int, float] = dict(zip(PUBLISHED_SIZES, PUBLISHED_ALIGNMENT[rule]))
       table.append(["*published*", *(f"*{values[size]:.3f}*" for size in sizes)])
   return markdown_table(["rule", *(f"m = {size}" for size in sizes)], table)
 

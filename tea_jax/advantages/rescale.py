@@ -89,6 +89,12 @@ def rescaled(rule: GroupRule, scale: AdvantageScale) -> GroupRule:
 
   Raises:
     ValueError: for another scale.
+
+  Example:
+    >>> rule = rescaled(max_at_k(k=2), "group")
+    >>> advantages = rule(jnp.array([1.0, 2.0, 3.0, 6.0]))
+    >>> round(float(jnp.mean(advantages**2)), 4)  # of the centred rewards: 14 / 4
+    3.5
   """
   check_scale(scale)
   if scale == "none":

@@ -35,7 +35,8 @@ def styled(style: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any]:
   """
   with extra("plots", "a figure"):
     import matplotlib
-  return matplotlib.rc_context(dict(style))
+  rc: Any = dict(style)
+  return matplotlib.rc_context(rc)
 
 
 def save_png(figure: Any, path: str | os.PathLike[str], *, dpi: int = 150) -> None:

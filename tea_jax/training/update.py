@@ -222,7 +222,7 @@ def make_update(
       "reference_logprobs": batch.reference_logprobs,
     }
     arrays = spread_groups(arrays, shards)
-    own_shape = arrays["lengths"].shape
+    own_shape: tuple[int, int] = arrays["lengths"].shape
     size = optimizer.micro_batch_rollouts or prompts * rollouts
     if size >= prompts * rollouts:
       (loss, (logprobs, entropy)), gradient = value_and_grad(
@@ -357,7 +357,7 @@ def make_evaluate_logprobs(
 
   def evaluate(trainable: Tree, frozen: Tree, rollouts: Rollouts) -> Array:
     arrays = spread_groups(_arrays(rollouts), shards)
-    shape = arrays["lengths"].shape
+    shape: tuple[int, int] = arrays["lengths"].shape
     size = micro_batch_rollouts or shape[0] * shape[1]
 
     def compute(micro: dict[str, Array]) -> Array:

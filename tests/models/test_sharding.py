@@ -7,6 +7,7 @@ import sys
 
 import jax
 import pytest
+from flax.traverse_util import flatten_dict
 from jax.sharding import PartitionSpec
 
 from tea_jax.models import causal_lm
@@ -61,10 +62,9 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
-from flax.traverse_util import flatten_dict
 from jax.sharding import PartitionSpec as P
 from tea_jax.models.digest import parameters_digest
-from tea_jax.models import hf, safetensors_io
+from tea_jax.models.weights import huggingface, safetensors_files
 from tea_jax.models.weights.load import load_policy
 from tea_jax.models.sharding import make_mesh, param_shardings
 from tests.models.families import FAMILIES, tokens, write_folder
@@ -73,12 +73,12 @@ from tests.models.gguf_files import write_gguf
 root = pathlib.Path(tempfile.mkdtemp())
 mesh = make_mesh(data=2, fsdp=2, tensor=2)
 read = []
-original = safetensors_io.SafetensorsFolder.read
+original = safetensors_files.SafetensorsFolder.read
 def spy(self, name, index):
   values = original(self, name, index)
   read.append((name, values.shape))
   return values
-safetensors_io.SafetensorsFolder.read = spy
+safetensors_files.SafetensorsFolder.read = spy
 
 for name in ("llama", "gpt2", "gemma"):
   folder = write_folder(root / name, FAMILIES[name])
@@ -101,7 +101,7 @@ for name in ("llama", "gpt2", "gemma"):
   np.testing.assert_allclose(ours, theirs, atol=2e-5)
   moved = jax.device_put(plain.params, param_shardings(plain.params, plain.config, mesh))
   assert moved["layers"]["mlp"]["up"]["kernel"].sharding == up.sharding
-  hf.save_pretrained(root / (name + "-saved"), policy.config, policy.params)
+  huggingface.save_pretrained(root / (name + "-saved"), policy.config, policy.params)
   again = load_policy(root / (name + "-saved"))
   jax.tree.map(np.testing.assert_array_equal, again.params, plain.params)
 

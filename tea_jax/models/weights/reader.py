@@ -69,7 +69,8 @@ def read_params(
     ValueError: naming the missing, left-over or misshapen tensors.
     MemoryError: if the weights will not fit; see `memory.check_memory`.
   """
-  shapes = {path: tuple(leaf.shape) for path, leaf in flatten_dict(dict(abstract)).items()}
+  flat: dict[Any, Any] = dict(flatten_dict(dict(abstract)))
+  shapes = {path: tuple(leaf.shape) for path, leaf in flat.items()}
   check_tensors(store, refs, shapes, ignored=ignored)
   sharded = None if shardings is None else flatten_dict(dict(shardings))
   _check_fit(shapes, np.dtype(dtype), sharded, store.source)
