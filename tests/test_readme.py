@@ -171,6 +171,7 @@ def test_flags_that_are_named_exist(page):
   kinds = [
     RunConfig,
     SearchConfig,
+    SupervisedConfig,
     *(script.Flags for script in scripts if hasattr(script, "Flags")),
   ]
   known = set().union(*map(flags_of, kinds)) | {"--preset", "--config", "--dry-run", "--help"}

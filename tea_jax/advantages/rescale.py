@@ -91,7 +91,7 @@ def rescaled(rule: GroupRule, scale: AdvantageScale) -> GroupRule:
     ValueError: for another scale.
 
   Example:
-    >>> rule = rescaled(max_at_k(k=2), "group")
+    >>> rule = rescaled(tea_jax.max_at_k(k=2), "group")
     >>> advantages = rule(jnp.array([1.0, 2.0, 3.0, 6.0]))
     >>> round(float(jnp.mean(advantages**2)), 4)  # of the centred rewards: 14 / 4
     3.5
