@@ -21,6 +21,7 @@ from tea_jax.advantages import registry
 from tea_jax.models.sequence_classifier import SequenceClassifier, abstract_classifier_params
 from tea_jax.models.weights import load
 from tea_jax.runs.config import RunConfig, save_config
+from tea_jax.runs.supervised import SupervisedConfig
 from tea_jax.studies.search_config import SearchConfig
 from tests.training import tiny
 
