@@ -42,7 +42,7 @@ def model_card(
     if budget
     else "",
     _table(["", ""], list(facts.items())),
-    f"Trained with [tea_jax](https://pypi.org/project/tea-jax/):\n\n```\n{command}\n```",
+    f"Trained with tea_jax:\n\n```\n{command}\n```",
     _results(results) if results else "",
   ]
   return "\n\n".join(block for block in blocks if block) + "\n"
