@@ -28,6 +28,7 @@ def test_unknown_preset_and_rule_end_with_one_sentence(capsys):
   assert "nope" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_report_holds_tables_figures_and_notes(tmp_path):
   pytest.importorskip("matplotlib")
   chosen = preset(tmp_path)

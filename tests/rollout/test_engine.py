@@ -48,6 +48,7 @@ def test_sampler_and_trainer_agree_on_logprobs(name):
   assert (rollouts.completion_tokens[padding] == 0).all()
 
 
+@pytest.mark.slow
 def test_greedy_decoding_equals_repeated_forward_passes():
   policy = tiny_policy()
   sampling = SamplingConfig(temperature=0, max_completion_length=8)

@@ -72,6 +72,7 @@ def test_runs_of_different_rules_end_at_the_same_kl(tmp_path, policy, name):
   assert np.mean(kl[-40:]) == pytest.approx(0.3, rel=0.15)
 
 
+@pytest.mark.slow
 def test_going_on_keeps_the_controller(tmp_path, policy):
   objective = {"kl_coefficient": 0.1, "kl_target": 0.2}
   whole = tiny.run(tiny.config(tmp_path / "whole", objective=objective), policy)

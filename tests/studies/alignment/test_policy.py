@@ -65,6 +65,7 @@ def direct_gradient(policy, pools, weights):
   return jax.grad(loss)(jax.tree.map(lambda leaf: leaf[-1], policy.params["layers"]))
 
 
+@pytest.mark.slow
 def test_sums_are_the_gradients_of_weighted_log_probabilities(policy, pools):
   weights = np.random.default_rng(0).normal(size=(3, *pools.rewards.shape)).astype(np.float32)
   add = make_gradient_sums(policy)
@@ -79,6 +80,7 @@ def test_sums_are_the_gradients_of_weighted_log_probabilities(policy, pools):
       np.testing.assert_allclose(one[k], other, rtol=2e-4, atol=2e-5 * float(jnp.abs(other).max()))
 
 
+@pytest.mark.slow
 def test_cosines_are_those_of_directly_computed_gradients(policy, pools):
   study = policy_alignment(policy, policy.params, pools, RULES, rows=8, **STUDY)
   weights = group_weights(RULES, pools.rewards, **STUDY)

@@ -121,6 +121,7 @@ def small(tmp_path_factory):
   return config, results, folder
 
 
+@pytest.mark.slow
 def test_no_rule_beats_the_ceiling_and_a_tail_rule_beats_the_mean(small):
   config, results, _ = small
   for world in results.values():
@@ -135,6 +136,7 @@ def test_no_rule_beats_the_ceiling_and_a_tail_rule_beats_the_mean(small):
   assert tail > 0.9
 
 
+@pytest.mark.slow
 def test_stored_result_comes_back_the_same(small):
   config, results, folder = small
   loaded, settings = load_frontier(folder / "results.json")

@@ -30,6 +30,7 @@ def find(study, kind, **wanted):
   return row
 
 
+@pytest.mark.slow
 def test_laws_are_right_on_their_own_family_and_wrong_the_expected_way_elsewhere(study):
   own = find(study, "laws", family="Gaussian", budget=128, law="gaussian_tail")
   assert abs(own["bias"]) < 0.15
@@ -44,6 +45,7 @@ def test_laws_are_right_on_their_own_family_and_wrong_the_expected_way_elsewhere
   assert bounded["bias"] > 0.3
 
 
+@pytest.mark.slow
 def test_influence_points_better_than_the_tail_shaped_reward(study):
   for family in ("Gaussian", "beta(2, 2)", "Gumbel"):
     tea = find(study, "gradients", family=family, estimator="tea")
@@ -51,6 +53,7 @@ def test_influence_points_better_than_the_tail_shaped_reward(study):
     assert 0.5 < tea["cosine"] < influence["cosine"] <= 1.0
 
 
+@pytest.mark.slow
 def test_report_has_a_row_and_an_advice_for_each_family(study, tmp_path):
   pytest.importorskip("matplotlib")
   report.write_report(tmp_path, study, figures=True)
