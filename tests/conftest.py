@@ -32,6 +32,8 @@ CACHE_SETTINGS = (
 )
 
 
+# Optional: a host's own environment has no pytest-xdist.
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
   """Processes of `-n auto`: some for the whole suite (4 GiB each), none for a few files."""
   if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
