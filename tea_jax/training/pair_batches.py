@@ -21,8 +21,11 @@ class PairIterator(PromptIterator):
     super().__init__(len(lengths), batch_size=batch_size, key=key)
     self._lengths = lengths
 
-  @functools.lru_cache(maxsize=2)  # noqa: B019 (an iterator lives as long as its run)
   def _epoch_order(self, epoch: int) -> np.ndarray:
+    return self._grouped_order(epoch)
+
+  @functools.lru_cache(maxsize=2)  # noqa: B019 (an iterator lives as long as its run)
+  def _grouped_order(self, epoch: int) -> np.ndarray:
     seed = np.asarray(jax.random.key_data(jax.random.fold_in(self._key, epoch)))
     return length_grouped(
       super()._epoch_order(epoch),
