@@ -126,7 +126,7 @@ def pages_with_examples():
       )
 
 
-@pytest.mark.parametrize("page", pages_with_examples())
+@pytest.mark.parametrize("page", list(pages_with_examples()))
 def test_examples_of_a_page_run(page, at_work):
   names: dict = {}
   for code in blocks(PAGES[page], "python"):

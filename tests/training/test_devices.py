@@ -1,8 +1,5 @@
 """Several devices give the numbers of one; four CPU devices are forced in a process of its own."""
 
-import os
-import pathlib
-import subprocess
 import sys
 
 import numpy as np
@@ -11,8 +8,7 @@ import pytest
 from tea_jax.runs.log import read_jsonl
 from tea_jax.training.loop import train
 from tests.training import tiny
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.training.forced_devices import run_on_four_devices
 
 
 def config(folder, **mesh):
@@ -51,21 +47,7 @@ def main(folder: str) -> None:
 def test_four_devices_match_one(tmp_path):
   import jax
 
-  environment = {
-    **os.environ,
-    "PYTHONPATH": str(ROOT),
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-  }
-  done = subprocess.run(
-    [sys.executable, "-m", "tests.training.test_devices", str(tmp_path)],
-    cwd=ROOT,
-    env=environment,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
+  run_on_four_devices("tests.training.test_devices", tmp_path)
   one = run(tmp_path / "one")
   expected = jax.tree.leaves(one.policy.params)
   for name in ("data", "mixed"):

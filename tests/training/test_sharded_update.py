@@ -1,9 +1,7 @@
 """What one device of four computes of an update; four CPU devices are forced in another process."""
 
 import json
-import os
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
@@ -19,8 +17,8 @@ from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
 from tea_jax.training.learner import make_learner, place
 from tea_jax.training.update import Batch
+from tests.training.forced_devices import run_on_four_devices
 
-ROOT = pathlib.Path(__file__).parents[2]
 MODEL = ModelConfig(
   architecture="Llama",
   vocab_size=512,
@@ -100,21 +98,7 @@ def main(folder: str) -> None:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
   folder = tmp_path_factory.mktemp("sharded")
-  environment = {
-    **os.environ,
-    "PYTHONPATH": str(ROOT),
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-  }
-  done = subprocess.run(
-    [sys.executable, "-m", "tests.training.test_sharded_update", str(folder)],
-    cwd=ROOT,
-    env=environment,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
+  run_on_four_devices("tests.training.test_sharded_update", folder)
   return folder, json.loads((folder / "report.json").read_text())
 
 

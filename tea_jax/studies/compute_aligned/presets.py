@@ -202,6 +202,13 @@ _SFT_MATH = dataclasses.replace(
     micro_batch_rollouts=1,
   ),
 )
+_MATH_SAMPLING = RolloutConfig(
+  num_rollouts=64,
+  max_completion_length=512,
+  temperature=0.8,
+  top_p=0.95,
+  allow_truncated_sampling=True,
+)
 
 BRANCHES: Mapping[str, BranchExperiment] = {
   "cat-sft-quickstart": BranchExperiment(
@@ -221,13 +228,7 @@ BRANCHES: Mapping[str, BranchExperiment] = {
     warm_up_steps=2500,
     objectives=_PASS_OBJECTIVES,
     seeds=(0,),
-    sampling=RolloutConfig(
-      num_rollouts=64,
-      max_completion_length=512,
-      temperature=0.8,
-      top_p=0.95,
-      allow_truncated_sampling=True,
-    ),
+    sampling=_MATH_SAMPLING,
     evaluation=EvaluationConfig(num_prompts=500, num_samples=64),
     reward=RewardConfig(functions=("boxed_math",)),
     published=published.SUPERVISED_PASS,
@@ -242,13 +243,7 @@ BRANCHES: Mapping[str, BranchExperiment] = {
     warm_up_steps=2500,
     objectives=_MAJORITY_OBJECTIVES,
     seeds=(0,),
-    sampling=RolloutConfig(
-      num_rollouts=64,
-      max_completion_length=512,
-      temperature=0.8,
-      top_p=0.95,
-      allow_truncated_sampling=True,
-    ),
+    sampling=_MATH_SAMPLING,
     evaluation=EvaluationConfig(num_prompts=500, num_samples=128),
     reward=RewardConfig(functions=("boxed_math",)),
     metric="majority",
