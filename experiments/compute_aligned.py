@@ -17,12 +17,15 @@ import tyro
 import yaml
 
 from experiments import command
+from tea_jax.advantages import AdvantageSpec
 from tea_jax.runs.config import to_dict
+from tea_jax.runs.presets import Preset
 from tea_jax.runtime.compilation import enable_compilation_cache
 
 if TYPE_CHECKING:
   from tea_jax.studies.compute_aligned.branches import BranchExperiment
   from tea_jax.studies.compute_aligned.protein_runs import ProteinExperiment
+  from tea_jax.studies.compute_aligned.rewarded_runs import RewardedExperiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def work(arguments: list[str]) -> None:
-  from tea_jax.studies.compute_aligned.presets import BRANCHES, PROTEINS
+  from tea_jax.studies.compute_aligned.presets import BRANCHES, REWARDED
+  from tea_jax.studies.compute_aligned.protein_presets import PROTEINS
 
-  presets = {name: each.preset.about for name, each in PROTEINS.items()}
+  presets = {name: each.preset.about for name, each in {**PROTEINS, **REWARDED}.items()}
   presets |= {name: each.about for name, each in BRANCHES.items()}
   about = "".join(f"\n  {name}: {each}" for name, each in presets.items())
   flags = tyro.cli(
@@ -75,6 +79,8 @@ def work(arguments: list[str]) -> None:
     run_proteins(flags, PROTEINS[flags.preset])
   elif flags.preset in BRANCHES:
     run_branches(flags, BRANCHES[flags.preset])
+  elif flags.preset in REWARDED:
+    run_rewarded(flags, REWARDED[flags.preset])
   else:
     known = ", ".join(presets)
     raise ValueError(f"unknown preset {flags.preset!r}; use --theory, or one of {known}.")
@@ -84,23 +90,51 @@ def run_proteins(flags: Flags, experiment: ProteinExperiment) -> None:
   """A protein experiment with the flags' changes."""
   from tea_jax.studies.compute_aligned import protein_runs
 
-  preset = experiment.preset
-  config = dataclasses.replace(preset.config, steps=flags.steps or preset.config.steps)
+  preset = _changed(experiment.preset, flags)
   changes: dict = {}
   if flags.run_folder:
-    config = dataclasses.replace(config, run_folder=flags.run_folder)
     for name in ("warm_up", "second_warm_up"):
       run = getattr(experiment, name)
       if run is not None:
         changes[name] = dataclasses.replace(run, run_folder=f"{flags.run_folder}/{name}")
-  preset = dataclasses.replace(
-    preset, config=config, rules=flags.rules or preset.rules, seeds=flags.seeds or preset.seeds
-  )
-  _show(config, rules=preset.rules, seeds=preset.seeds)
   if not flags.dry_run:
     enable_compilation_cache()
     protein_runs.run_proteins(dataclasses.replace(experiment, preset=preset, **changes))
-    print(f"report: {pathlib.Path(config.run_folder) / 'report.md'}")
+    print(f"report: {pathlib.Path(preset.config.run_folder) / 'report.md'}")
+
+
+def run_rewarded(flags: Flags, experiment: RewardedExperiment) -> None:
+  """Rules on checkable answers, with the flags' changes."""
+  from tea_jax.studies.compute_aligned import rewarded_runs
+
+  before = experiment.preset.config.run_folder
+  preset = _changed(experiment.preset, flags)
+  after = preset.config.run_folder
+  warm_ups = {
+    name: tuple(
+      dataclasses.replace(stage, run_folder=stage.run_folder.replace(before, after, 1))
+      for stage in stages
+    )
+    for name, stages in experiment.warm_ups.items()
+  }
+  if not flags.dry_run:
+    enable_compilation_cache()
+    rewarded_runs.run_rewarded(dataclasses.replace(experiment, preset=preset, warm_ups=warm_ups))
+    print(f"report: {pathlib.Path(after) / 'report.md'}")
+
+
+def _changed(preset: Preset, flags: Flags) -> Preset:
+  """The preset with the flags' rules, seeds, steps and folder; shown before anything runs."""
+  config = dataclasses.replace(
+    preset.config,
+    steps=flags.steps or preset.config.steps,
+    run_folder=flags.run_folder or preset.config.run_folder,
+  )
+  rules, seeds = flags.rules or preset.rules, flags.seeds or preset.seeds
+  for rule in rules:
+    AdvantageSpec.parse(rule).build()
+  _show(config, rules=rules, seeds=seeds)
+  return dataclasses.replace(preset, config=config, rules=rules, seeds=seeds)
 
 
 def run_branches(flags: Flags, experiment: BranchExperiment) -> None:

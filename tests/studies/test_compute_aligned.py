@@ -1,6 +1,7 @@
 """The experiments of compute-aligned training: theory, protein model, and a run in miniature."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -8,16 +9,20 @@ import pytest
 
 from experiments import compute_aligned, finetune
 from tea_jax.rewards.proteins import hydrophobicity
+from tea_jax.rewards.reasoning_gym import ReasoningGymReward
 from tea_jax.runs.groups import EvaluationConfig, RewardConfig, RolloutConfig
+from tea_jax.runs.presets import Preset
 from tea_jax.runs.supervised import SupervisedConfig
-from tea_jax.studies.compute_aligned import proteins
+from tea_jax.studies.compute_aligned import proteins, sums
 from tea_jax.studies.compute_aligned.branches import (
   BranchExperiment,
   parse_objective,
   run_branches,
 )
-from tea_jax.studies.compute_aligned.presets import BRANCHES, PROTEINS
+from tea_jax.studies.compute_aligned.presets import BRANCHES, REWARDED
+from tea_jax.studies.compute_aligned.protein_presets import PROTEINS
 from tea_jax.studies.compute_aligned.protein_runs import run_proteins
+from tea_jax.studies.compute_aligned.rewarded_runs import RewardedExperiment, run_rewarded
 from tests.training import supervised_tiny, tiny
 
 
@@ -156,3 +161,63 @@ def test_finetune_shows_the_config_and_refuses_what_cannot_work(capsys, tmp_path
   assert "threshold=99 must be between 1 and" in capsys.readouterr().err
   assert finetune.main(["--run-folder", str(tmp_path / "run")]) == 2
   assert "data.pairs is empty" in capsys.readouterr().err
+
+
+def test_worked_sums_end_with_what_the_verifier_wants():
+  assert sums.work_out("15 - 43 - 75") == " 15 - 43 = -28; -28 - 75 = -103 #### -103"
+  assert sums.work_out("7") == " #### 7"
+  with pytest.raises(ValueError, match=r"'2 \* 3' is not a sum"):
+    sums.work_out("2 * 3")
+  rows = list(itertools.islice(sums.worked_sums(), 20))
+  columns = {name: [row[name] for row in rows] for name in ("task", "answer", "metadata")}
+  reward = ReasoningGymReward(answer_pattern=sums.ANSWER_PATTERN)
+  solutions = [row["solution"] for row in rows]
+  assert reward([row["prompt"] for row in rows], solutions, **columns).tolist() == [1.0] * 20
+  assert reward([row["prompt"] for row in rows], solutions[1:] + solutions[:1], **columns).sum() < 3
+
+
+@pytest.mark.parametrize("name", REWARDED)
+def test_rewarded_presets_print_what_they_would_run(name, capsys):
+  assert compute_aligned.main(["--preset", name, "--dry-run"]) == 0
+  assert "grpo" in capsys.readouterr().out
+  assert compute_aligned.main(["--preset", name, "--dry-run", "--rules", "grop"]) == 2
+  assert "grop" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_rules_run_from_every_warm_up(tmp_path):
+  pairs = supervised_tiny.splits()
+  pairs["test"] = pairs["train"][:4]
+  folder = tmp_path / "runs"
+  first = supervised_tiny.config(folder / "first", steps=2)
+  second = supervised_tiny.config(folder / "second", steps=2)
+  config = tiny.config(
+    folder,
+    steps=2,
+    reward=RewardConfig(
+      functions=("regex",),
+      options='{"regex": {"pattern": "w1"}}',
+      answer_pattern=r"w\d+",
+    ),
+    evaluation=EvaluationConfig(num_prompts=4, num_samples=16),
+  )
+  experiment = RewardedExperiment(
+    Preset("tiny", config, ("grpo:normalize=true", "cat_majority:budget=4"), seeds=(0, 1)),
+    {"one": (first,), "two": (first, second)},
+    budgets=(1, 4, 16),
+  )
+  found = run_rewarded(experiment, policy=tiny.policy(), splits=pairs)
+  assert set(found["pass"]["curves"]) == {
+    f"{warm_up}, {rule}"
+    for warm_up in ("one", "two")
+    for rule in ("base", *experiment.preset.rules)
+  }
+  for name, seeds in found["pass"]["curves"].items():
+    assert np.all(np.diff(seeds, axis=1) >= 0), name
+    # One sample is one vote.
+    votes = found["majority"]["curves"][name]
+    np.testing.assert_allclose(np.array(seeds)[:, 0], np.array(votes)[:, 0])
+  cell = found["pass"]["minus_first"]["two, grpo:normalize=true"]["4"]
+  assert cell[1] <= cell[0] <= cell[2]
+  assert cell[3] <= cell[0] <= cell[4]
+  assert (folder / "report.md").read_text().count("maj@16") == 2

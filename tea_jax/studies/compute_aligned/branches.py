@@ -17,12 +17,9 @@ import numpy as np
 import yaml
 
 from tea_jax.data.supervised import Pair
-from tea_jax.evaluation.bootstrap import seed_interval
-from tea_jax.evaluation.pass_at_k import majority_at_k, pass_at_k
 from tea_jax.evaluation.records import Records
 from tea_jax.evaluation.report_tables import markdown_table
 from tea_jax.models.policy import Policy
-from tea_jax.rewards.verifiers import answer_reader
 from tea_jax.runs.build import encode, load_pair_splits, load_run_policy, make_run_reward
 from tea_jax.runs.config import RunConfig
 from tea_jax.runs.groups import DataConfig, EvaluationConfig, RewardConfig, RolloutConfig
@@ -30,6 +27,13 @@ from tea_jax.runs.supervised import SupervisedConfig, SupervisedObjectiveConfig
 from tea_jax.runtime.files import write_text
 from tea_jax.strategies import crossover_budget
 from tea_jax.studies.compute_aligned import published
+from tea_jax.studies.compute_aligned.answer_curves import (
+  Metric,
+  budget_curves,
+  curve_table,
+  difference_table,
+  differences,
+)
 from tea_jax.studies.matched_runs import evaluate_parameters
 from tea_jax.training.supervised import train_supervised
 
@@ -61,7 +65,7 @@ class BranchExperiment:
   evaluation: EvaluationConfig
   reward: RewardConfig
   budgets: tuple[int, ...] = (1, 4, 8, 16, 32, 64)
-  metric: str = "pass"
+  metric: Metric = "pass"
   published: Mapping[str, published.Curve] = dataclasses.field(default_factory=dict)
 
 
@@ -167,86 +171,57 @@ def summarize(
   """pass@k or maj@k of every objective and seed, and paired differences to the first; JSON.
 
   Returns:
-    `curves` (objective -> seeds x budgets, in percent), `minus_first` (objective -> budget -> mean,
-    low, high over seeds), `crossovers` (rows of small, large, predicted and measured budget; the
-    last is None where the curves do not cross).
+    `curves` (objective -> seeds x budgets, in percent), `minus_first` (see `differences`),
+    `crossovers` (rows of small, large, predicted and measured budget; the last is None where the
+    curves do not cross).
   """
-  budgets = experiment.budgets
-  curves = {
-    name: [[_score(experiment, one, k) for k in budgets] for one in group]
-    for name, group in records.items()
+  budgets, metric = experiment.budgets, experiment.metric
+  pattern = experiment.reward.answer_pattern
+
+  def curve(one: Records) -> np.ndarray:
+    return budget_curves(one, budgets, metric=metric, answer_pattern=pattern)
+
+  curves = {name: np.stack([curve(one) for one in group]) for name, group in records.items()}
+  means = {
+    parse_objective(name).strategy.budget: curves[name].mean(axis=(0, 1))
+    for name in experiment.objectives
   }
-  first = np.array(curves[experiment.objectives[0]])
-  minus_first = {}
-  for name in experiment.objectives[1:]:
-    found = seed_interval(np.array(curves[name]) - first)
-    minus_first[name] = {
-      str(k): [float(x[i]) for x in (found.estimate, found.low, found.high)]
-      for i, k in enumerate(budgets)
-    }
   crossovers = []
-  if experiment.metric == "pass":
-    means = {
-      parse_objective(name).strategy.budget: np.mean(curves[name], axis=0)
-      for name in experiment.objectives
-    }
-    ordered = sorted(means)
-    for small, large in itertools.pairwise(ordered):
-      above = np.flatnonzero(means[large] >= means[small])
-      crossovers.append(
-        {
-          "small": small,
-          "large": large,
-          "predicted": crossover_budget(small, large),
-          "measured": budgets[above[0]] if above.size else None,
-        }
-      )
+  for small, large in itertools.pairwise(sorted(means)) if metric == "pass" else ():
+    above = np.flatnonzero(means[large] >= means[small])
+    crossovers.append(
+      {
+        "small": small,
+        "large": large,
+        "predicted": crossover_budget(small, large),
+        "measured": budgets[above[0]] if above.size else None,
+      }
+    )
   return {
     "budgets": list(budgets),
-    "metric": experiment.metric,
+    "metric": metric,
     "seeds": list(experiment.seeds),
-    "curves": curves,
-    "minus_first": minus_first,
+    "curves": {name: values.mean(axis=1).tolist() for name, values in curves.items()},
+    "minus_first": differences(curves, experiment.objectives[0], budgets),
     "crossovers": crossovers,
   }
 
 
-def _score(experiment: BranchExperiment, records: Records, k: int) -> float:
-  correct = records.rewards == 1.0
-  if experiment.metric == "pass":
-    return 100 * float(pass_at_k(correct, k).mean())
-  read = answer_reader(experiment.reward.answer_pattern)
-  answers = [[read(text) for text in row] for row in records.samples.completions]
-  return 100 * float(majority_at_k(answers, correct, k).mean())
-
-
 def _report(experiment: BranchExperiment, found: Mapping[str, Any]) -> str:
-  symbol = "pass" if experiment.metric == "pass" else "maj"
-  head = [f"{symbol}@{k}" for k in experiment.budgets]
-  rows = [
-    [name, *(f"{value:.1f}" for value in np.mean(seeds, axis=0))]
-    for name, seeds in found["curves"].items()
-  ]
-  rows += [
-    [f"published: {name}", *(f"{curve[k]:.1f}" if k in curve else "" for k in experiment.budgets)]
-    for name, curve in experiment.published.items()
-  ]
-  differences = [
-    [name, *(f"{cell[0]:+.1f} [{cell[1]:.1f}, {cell[2]:.1f}]" for cell in cells.values())]
-    for name, cells in found["minus_first"].items()
-  ]
+  budgets, metric = experiment.budgets, experiment.metric
+  table = curve_table(found["curves"], budgets, metric=metric, published=experiment.published)
+  minus = difference_table(found["minus_first"], budgets, metric=metric)
   crossings = [
     [str(row["small"]), str(row["large"]), f"{row['predicted']:.2f}", str(row["measured"])]
     for row in found["crossovers"]
   ]
-  table = markdown_table(["small", "large", "predicted", "measured, first k"], crossings)
+  crossed = markdown_table(["small", "large", "predicted", "measured, first k"], crossings)
   return (
     f"# {experiment.about}\n\n"
     f"{experiment.warm_up_steps} steps of cross-entropy, then {experiment.config.steps} steps of "
     f"each objective; seeds {', '.join(map(str, experiment.seeds))}; percent of "
     f"{experiment.evaluation.num_prompts} held-out prompts, {experiment.evaluation.num_samples} "
-    f"samples of each.\n\n{markdown_table(['objective', *head], rows)}\n\n"
-    f"## Minus {experiment.objectives[0]}, 95 % interval over seeds\n\n"
-    f"{markdown_table(['objective', *head], differences)}\n"
-    + (f"\n## Crossovers\n\n{table}\n" if crossings else "")
+    f"samples of each.\n\n{table}\n\n"
+    f"## Minus {experiment.objectives[0]}, 95 % intervals\n\n{minus}\n"
+    + (f"\n## Crossovers\n\n{crossed}\n" if crossings else "")
   )

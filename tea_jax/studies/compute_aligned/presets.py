@@ -1,16 +1,21 @@
-"""The experiments of compute-aligned training by name; settings that are ours are marked [ours]."""
+"""Compute-aligned training on answers that can be checked: the experiments by name.
+
+Settings that are ours are marked [ours]; those of the quickstarts all are.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
+from typing import Any
 
+from tea_jax.advantages import AdvantageSpec
 from tea_jax.runs.config import RunConfig
 from tea_jax.runs.groups import (
   CheckpointConfig,
   DataConfig,
   EvaluationConfig,
-  LoggingConfig,
   PolicyConfig,
   RewardConfig,
   RolloutConfig,
@@ -19,147 +24,11 @@ from tea_jax.runs.groups import (
 from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
 from tea_jax.runs.presets import Preset
-from tea_jax.runs.supervised import PairConfig, SupervisedConfig
-from tea_jax.studies.compute_aligned import published
+from tea_jax.runs.supervised import PairConfig, SupervisedConfig, SupervisedObjectiveConfig
+from tea_jax.studies.compute_aligned import published, sums
 from tea_jax.studies.compute_aligned.branches import BranchExperiment
-from tea_jax.studies.compute_aligned.protein_runs import ProteinExperiment
+from tea_jax.studies.compute_aligned.rewarded_runs import RewardedExperiment
 
-_CAT = "cat_best_of_n:budget={},quantile={},weight_normalization=batch"
-# The mean first: the others are compared with it.
-PROTEIN_RULES = (
-  "grpo:normalize=true",
-  _CAT.format(8, "tracked"),
-  "tea:budget=64",
-  "max_at_k:k=16,normalize=true",
-)
-ALL_PROTEIN_RULES = (
-  "grpo:normalize=true",
-  *(_CAT.format(budget, "tracked") for budget in (2, 4, 8)),
-  "tea:budget=64",
-  "prefix_tea:budget=64",
-  "blended_influence:budget=64",
-  "max_at_k:k=16,normalize=true",
-)
-
-_SMALL = PolicyConfig(name="protein-gpt2", remat="none")
-_WARM_UP = SupervisedConfig(
-  run_folder="runs/cat-protein/warm_up",
-  steps=500,
-  validation_every=500,
-  model=_SMALL,
-  data=PairConfig(pairs="natural", chat=False, max_length=64, batch_size=64),
-  optimizer=OptimizerConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=20),
-  checkpoint=CheckpointConfig(every=100, keep=1, final_policy="last"),
-  logging=LoggingConfig(live=False),
-)
-_PROTEIN = RunConfig(
-  run_folder="runs/cat-protein",
-  steps=300,
-  model=_SMALL,
-  data=DataConfig(prompts="start", chat=False, max_prompt_length=64, prompts_per_step=1),
-  reward=RewardConfig(functions=("hydrophobic_valley",)),
-  sampling=RolloutConfig(num_rollouts=32, max_completion_length=48),
-  objective=ObjectiveConfig(kl_coefficient=0.05),  # [ours]: 0.3 in the paper
-  optimizer=OptimizerConfig(learning_rate=1e-4),  # [ours]: 1e-5 for ProtGPT2
-  checkpoint=CheckpointConfig(every=100, keep=1, final_policy="last"),
-  validation=ValidationConfig(every=0),
-  evaluation=EvaluationConfig(num_prompts=1, num_samples=1024),
-  logging=LoggingConfig(live=False, samples_every=50),
-)
-_CONDITIONAL = dataclasses.replace(
-  _PROTEIN,
-  run_folder="runs/cat-protein-conditional",
-  reward=RewardConfig(functions=("hydrophobic_complement",)),
-  sampling=RolloutConfig(num_rollouts=25, max_completion_length=32),
-  evaluation=EvaluationConfig(num_prompts=64, num_samples=64),
-)
-_CONDITIONAL_RULES = (
-  "grpo:normalize=true",
-  *(_CAT.format(budget, "rank") for budget in (2, 4, 8)),
-  "tea:budget=64",
-  "max_at_k:k=16,normalize=true",
-)
-_PROTGPT2 = PolicyConfig(name="nferruz/ProtGPT2")
-_PAPER_OPTIMIZER = OptimizerConfig(learning_rate=1e-5)
-
-PROTEINS: Mapping[str, ProteinExperiment] = {
-  "cat-protein": ProteinExperiment(
-    Preset("Proteins beyond the valley: the mean against the best of N", _PROTEIN, PROTEIN_RULES),
-    _WARM_UP,
-  ),
-  "cat-protein-all": ProteinExperiment(
-    Preset(
-      "Proteins beyond the valley: every tail rule, five seeds",
-      dataclasses.replace(_PROTEIN, run_folder="runs/cat-protein-all"),
-      ALL_PROTEIN_RULES,
-      seeds=(0, 1, 2, 3, 4),
-    ),
-    dataclasses.replace(_WARM_UP, run_folder="runs/cat-protein-all/warm_up"),
-  ),
-  "cat-protein-conditional": ProteinExperiment(
-    Preset("Complementary proteins: best of N for an input", _CONDITIONAL, _CONDITIONAL_RULES),
-    dataclasses.replace(_WARM_UP, run_folder="runs/cat-protein-conditional/warm_up"),
-    conditional=True,
-    second_warm_up=dataclasses.replace(
-      _WARM_UP,
-      run_folder="runs/cat-protein-conditional/gold_pairs",
-      steps=60,
-      validation_every=0,
-      data=PairConfig(pairs="gold", chat=False, max_length=96, batch_size=32),
-      optimizer=OptimizerConfig(learning_rate=1e-3),
-    ),
-  ),
-  "cat-protein-paper": ProteinExperiment(
-    Preset(
-      "ProtGPT2 beyond the valley, the paper's settings",
-      dataclasses.replace(
-        _PROTEIN,
-        run_folder="runs/cat-protein-paper",
-        model=_PROTGPT2,
-        data=DataConfig(
-          prompts="<|endoftext|>", chat=False, max_prompt_length=8, prompts_per_step=1
-        ),
-        sampling=RolloutConfig(
-          num_rollouts=32,
-          max_completion_length=64,
-          temperature=1.2,
-          top_k=50,
-          allow_truncated_sampling=True,
-        ),
-        objective=ObjectiveConfig(kl_coefficient=0.3),
-        optimizer=_PAPER_OPTIMIZER,
-      ),
-      ("grpo:normalize=true", *(_CAT.format(budget, "tracked") for budget in (2, 4, 8))),
-    ),
-    None,
-  ),
-  "cat-protein-conditional-paper": ProteinExperiment(
-    Preset(
-      "ProtGPT2 on complementary proteins, the paper's settings",
-      dataclasses.replace(
-        _CONDITIONAL,
-        run_folder="runs/cat-protein-conditional-paper",
-        model=_PROTGPT2,
-        sampling=RolloutConfig(num_rollouts=25, max_completion_length=64, temperature=1.3),
-        optimizer=OptimizerConfig(learning_rate=2e-6),
-      ),
-      ("grpo:normalize=true", *(_CAT.format(budget, "rank") for budget in (2, 4, 8))),
-    ),
-    None,
-    conditional=True,
-    second_warm_up=dataclasses.replace(
-      _WARM_UP,
-      run_folder="runs/cat-protein-conditional-paper/gold_pairs",
-      steps=60,
-      validation_every=0,
-      model=_PROTGPT2,
-      data=PairConfig(pairs="gold", chat=False, max_length=128, batch_size=25),
-      optimizer=OptimizerConfig(learning_rate=5e-6),
-    ),
-  ),
-}
-
-_SUMS = "reasoning_gym:chain_sum?min_terms=3&max_terms=3&min_digits=2&max_digits=2&size=4000"
 _PASS_OBJECTIVES = (
   "cross_entropy",
   *(f"pass_at_n:budget={budget}" for budget in (4, 16, 64)),
@@ -175,7 +44,7 @@ _SFT = SupervisedConfig(
   steps=60,
   validation_every=30,
   model=PolicyConfig(name="smollm2-135m-instruct", remat="dots"),
-  data=PairConfig(pairs=_SUMS, target="answer", chat=False, max_length=48, batch_size=16),
+  data=PairConfig(pairs=sums.TASK, target="answer", chat=False, max_length=48, batch_size=16),
   optimizer=OptimizerConfig(learning_rate=5e-5),
   checkpoint=CheckpointConfig(every=30, keep=1, final_policy="last"),
 )
@@ -202,6 +71,22 @@ _SFT_MATH = dataclasses.replace(
     micro_batch_rollouts=1,
   ),
 )
+_WORKED = dataclasses.replace(
+  _SFT,
+  run_folder="runs/cat-majority-quickstart",
+  data=dataclasses.replace(
+    _SFT.data,
+    pairs="tea_jax.studies.compute_aligned.sums:worked_sums",
+    target="solution",
+    max_length=80,
+  ),
+)
+_WORKED_REWARD = RewardConfig(
+  functions=("reasoning_gym",),
+  options=json.dumps({"reasoning_gym": {"answer_pattern": sums.ANSWER_PATTERN}}),
+  answer_pattern=sums.ANSWER_PATTERN,
+)
+_SUMS_REWARD = RewardConfig(functions=("reasoning_gym",), answer_pattern=r"^\s*(-?\d+)\s*$")
 _MATH_SAMPLING = RolloutConfig(
   num_rollouts=64,
   max_completion_length=512,
@@ -219,8 +104,20 @@ BRANCHES: Mapping[str, BranchExperiment] = {
     seeds=(0,),
     sampling=RolloutConfig(num_rollouts=32, max_completion_length=8),
     evaluation=EvaluationConfig(num_prompts=64, num_samples=128),
-    reward=RewardConfig(functions=("reasoning_gym",), answer_pattern=r"^\s*(-?\d+)\s*$"),
+    reward=_SUMS_REWARD,
     published=published.SUPERVISED_PASS,
+  ),
+  "cat-majority-quickstart": BranchExperiment(
+    "SmolLM2 on worked sums: cross-entropy against majority votes",
+    _WORKED,
+    warm_up_steps=60,
+    objectives=_MAJORITY_OBJECTIVES,
+    seeds=(0,),
+    sampling=RolloutConfig(num_rollouts=32, max_completion_length=40),
+    evaluation=EvaluationConfig(num_prompts=32, num_samples=64),
+    reward=_WORKED_REWARD,
+    metric="majority",
+    published=published.SUPERVISED_MAJORITY,
   ),
   "cat-sft-math": BranchExperiment(
     "Mistral-7B on MATH: cross-entropy against Pass@N, the paper's settings",
@@ -248,5 +145,141 @@ BRANCHES: Mapping[str, BranchExperiment] = {
     reward=RewardConfig(functions=("boxed_math",)),
     metric="majority",
     published=published.SUPERVISED_MAJORITY,
+  ),
+}
+
+
+def _warm_up(
+  config: SupervisedConfig, folder: str, steps: int = 60, **objective: Any
+) -> SupervisedConfig:
+  return dataclasses.replace(
+    config, run_folder=folder, steps=steps, objective=SupervisedObjectiveConfig(**objective)
+  )
+
+
+_RL = RunConfig(
+  run_folder="runs/cat-rl-quickstart",
+  steps=60,
+  model=_SFT.model,
+  data=DataConfig(prompts=sums.TASK, chat=False, max_prompt_length=40, prompts_per_step=4),
+  reward=_SUMS_REWARD,
+  sampling=RolloutConfig(num_rollouts=16, max_completion_length=8),
+  objective=ObjectiveConfig(kl_coefficient=0.05),
+  optimizer=OptimizerConfig(learning_rate=1e-5),
+  checkpoint=CheckpointConfig(every=30, keep=1, final_policy="last"),
+  validation=ValidationConfig(every=0),
+  evaluation=EvaluationConfig(num_prompts=64, num_samples=128),
+)
+_PASS_RULES = (
+  "grpo:normalize=true",
+  "cat_pass_at_n:budget=4",
+  "cat_pass_at_n:budget=16",
+)
+_VOTE_RULES = (
+  "cat_majority:budget=4,silence_penalty=0.5",
+  "cat_majority:budget=8,silence_penalty=0.5",
+)
+_MORE_RULES = (
+  "cat_pass_at_n:budget=4,log_weighted=false",
+  "cat_pass_at_n:budget=16,log_weighted=false",
+  "max_at_k:k=8,normalize=true",
+  "tea:budget=16",
+)
+_RL_MATH = RunConfig(
+  run_folder="runs/cat-rl-math",
+  advantage=AdvantageSpec("grpo"),
+  steps=1250,
+  model=PolicyConfig(
+    name="mistralai/Mistral-7B-Instruct-v0.2",
+    compute_dtype="bfloat16",
+    lora_rank=16,
+    lora_alpha=32.0,
+    lora_targets=("query", "value"),
+  ),
+  data=DataConfig(prompts="math", max_prompt_length=256, prompts_per_step=4),
+  reward=RewardConfig(functions=("boxed_math",)),
+  sampling=dataclasses.replace(_MATH_SAMPLING, num_rollouts=4, max_completion_length=300),
+  objective=ObjectiveConfig(kl_coefficient=0.05),
+  optimizer=OptimizerConfig(learning_rate=1e-6),
+  checkpoint=CheckpointConfig(every=100, keep=1, final_policy="last"),
+  validation=ValidationConfig(every=0),
+  evaluation=EvaluationConfig(num_prompts=150, num_samples=32),
+)
+# Full solutions: the policy must reason before its answer.
+_RL_MATH_WARM_UP = dataclasses.replace(
+  _SFT_MATH, data=dataclasses.replace(_SFT_MATH.data, target="solution"), epochs=1
+)
+
+REWARDED: Mapping[str, RewardedExperiment] = {
+  "cat-rl-quickstart": RewardedExperiment(
+    Preset(
+      "SmolLM2 on sums: GRPO against Pass@N and majority votes", _RL, _PASS_RULES + _VOTE_RULES
+    ),
+    {"cross_entropy": (_warm_up(_SFT, "runs/cat-rl-quickstart/warm_up"),)},
+    budgets=(1, 4, 8, 16, 32),
+    published={"pass": published.REWARDED_PASS, "majority": published.REWARDED_MAJORITY},
+  ),
+  "cat-rl-all": RewardedExperiment(
+    Preset(
+      "SmolLM2 on sums: every rule that applies, three seeds",
+      dataclasses.replace(_RL, run_folder="runs/cat-rl-all"),
+      _PASS_RULES + _VOTE_RULES + _MORE_RULES,
+      seeds=(0, 1, 2),
+    ),
+    {"cross_entropy": (_warm_up(_SFT, "runs/cat-rl-all/warm_up"),)},
+    budgets=(1, 4, 8, 16, 32),
+    published={"pass": published.REWARDED_PASS, "majority": published.REWARDED_MAJORITY},
+  ),
+  "cat-rl-warm-ups": RewardedExperiment(
+    Preset(
+      "SmolLM2 on sums: the same GRPO after cross-entropy and after Pass@16",
+      dataclasses.replace(_RL, run_folder="runs/cat-rl-warm-ups"),
+      ("grpo:normalize=true",),
+    ),
+    {
+      "cross_entropy": (
+        _warm_up(_SFT, "runs/cat-rl-warm-ups/warm_up"),
+        _warm_up(_SFT, "runs/cat-rl-warm-ups/warm_up-cross_entropy"),
+      ),
+      "pass_at_16": (
+        _warm_up(_SFT, "runs/cat-rl-warm-ups/warm_up"),
+        _warm_up(_SFT, "runs/cat-rl-warm-ups/warm_up-pass_at_16", name="pass_at_n", budget=16),
+      ),
+    },
+    budgets=(1, 2, 4, 8, 16),
+    metrics=("pass",),
+    published={"pass": published.WARM_UPS_PASS},
+  ),
+  "cat-rl-math": RewardedExperiment(
+    Preset("Mistral-7B on MATH: GRPO against Pass@N, the paper's settings", _RL_MATH, _PASS_RULES),
+    {"cross_entropy": (_warm_up(_RL_MATH_WARM_UP, "runs/cat-rl-math/warm_up", steps=0),)},
+    budgets=(1, 8, 16, 32),
+    metrics=("pass",),
+    published={"pass": published.REWARDED_PASS},
+  ),
+  "cat-rl-majority-math": RewardedExperiment(
+    Preset(
+      "Mistral-7B on MATH: GRPO against majority votes, the paper's settings",
+      dataclasses.replace(
+        _RL_MATH,
+        run_folder="runs/cat-rl-majority-math",
+        sampling=dataclasses.replace(_RL_MATH.sampling, num_rollouts=8),
+        objective=ObjectiveConfig(),
+        evaluation=EvaluationConfig(num_prompts=150, num_samples=16),
+      ),
+      ("grpo:normalize=true", *_VOTE_RULES),
+    ),
+    {
+      "cross_entropy": (
+        dataclasses.replace(
+          _warm_up(_RL_MATH_WARM_UP, "runs/cat-rl-majority-math/warm_up", steps=0),
+          data=dataclasses.replace(_RL_MATH_WARM_UP.data, levels=(1, 2, 3)),
+          epochs=3,
+        ),
+      )
+    },
+    budgets=(1, 4, 8, 16),
+    metrics=("majority",),
+    published={"majority": published.REWARDED_MAJORITY},
   ),
 }

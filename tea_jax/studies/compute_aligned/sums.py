@@ -1,0 +1,45 @@
+"""Sums with a short worked answer: the chain_sum task, solved a step at a time.
+
+`data.pairs = "tea_jax.studies.compute_aligned.sums:worked_sums"` with `target = "solution"`; the
+answer that votes stands after `####`, see `ANSWER_PATTERN`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tea_jax.data.tasks import read_task
+
+TASK = "reasoning_gym:chain_sum?min_terms=3&max_terms=3&min_digits=2&max_digits=2&size=4000"
+ANSWER_PATTERN = r"####\s*(-?\d+)"
+
+
+def worked_sums() -> Iterator[dict[str, Any]]:
+  """Rows of the task, with a column `solution`."""
+  for row in read_task(TASK):
+    expression = json.loads(row["metadata"])["expression"]
+    yield row | {"solution": work_out(expression)}
+
+
+def work_out(expression: str) -> str:
+  """Left to right, a line of working for every sign.
+
+  Example:
+    >>> work_out("15 - 43 + 75")
+    ' 15 - 43 = -28; -28 + 75 = 47 #### 47'
+
+  Raises:
+    ValueError: if it is not numbers with plus and minus signs between them.
+  """
+  if not re.fullmatch(r"-?\d+( [+-] -?\d+)*", expression):
+    raise ValueError(f"{expression!r} is not a sum of numbers with plus and minus signs")
+  first, *rest = expression.split(" ")
+  total, steps = int(first), []
+  for sign, number in zip(rest[::2], rest[1::2], strict=True):
+    following = total + int(number) if sign == "+" else total - int(number)
+    steps.append(f"{total} {sign} {number} = {following}")
+    total = following
+  return f" {'; '.join(steps)} #### {total}" if steps else f" #### {total}"
