@@ -14,6 +14,8 @@ from tea_jax.evaluation.bootstrap import seed_interval
 from tea_jax.evaluation.report_tables import markdown_table
 from tea_jax.studies.alignment.estimators import PUBLISHED_ALIGNMENT, PUBLISHED_SIZES
 from tea_jax.studies.kl_frontier.report import load_frontier, noise_table, share_table
+from tea_jax.studies.searches import summary_table
+from tea_jax.studies.toy_search import toy_table
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 BUDGETS = (1, 8, 64, 128)
@@ -269,6 +271,18 @@ def kl_frontier_noise() -> str:
   return noise_table(load_frontier(RESULTS / "kl_frontier" / "results.json")[0])
 
 
+def toy_gain() -> str:
+  return toy_table(stored("search_toy/toy"), "gain")
+
+
+def toy_regret() -> str:
+  return toy_table(stored("search_toy/toy"), "regret")
+
+
+def search_smollm2() -> str:
+  return summary_table(stored("search_smollm2/results"))
+
+
 TABLES: dict[str, Callable[[], str]] = {
   function.__name__: function
   for function in (
@@ -287,5 +301,8 @@ TABLES: dict[str, Callable[[], str]] = {
     synthetic_alignment,
     shapes,
     synthetic_diagnostic,
+    toy_gain,
+    toy_regret,
+    search_smollm2,
   )
 }

@@ -3,11 +3,13 @@
 Runs scaling-law-guided search and its rivals on held-out prompts, with the policy or with
 `--server http://...`. Every rollout is stored when it is scored and shared by all methods and
 budgets: the same command goes on where it was, and another method takes what is there. Writes
-report.md, results.json and search.png.
+report.md, results.json and search.png. `--preset toy` runs the searches on problems whose laws are
+known, where an oracle says what they lose.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -37,6 +39,7 @@ from tea_jax.scaling import search_schedule
 from tea_jax.scaling.completions_server import CompletionsServer
 from tea_jax.scaling.generators import EngineGenerator, Generator
 from tea_jax.scaling.rollout_pool import RolloutPool
+from tea_jax.studies import toy_search
 from tea_jax.studies.search_config import SEARCH_PRESETS, SearchConfig
 from tea_jax.studies.searches import run_searches, summary_table, write_study
 
@@ -141,7 +144,38 @@ def parse(arguments: list[str]) -> tuple[SearchConfig, bool]:
   return tyro.cli(SearchConfig, args=rest, default=default, description=__doc__), known.dry_run
 
 
+@dataclasses.dataclass(frozen=True)
+class ToyFlags:
+  """The toy problems.
+
+  Attributes:
+    budgets: N.
+    num_problems: of each budget.
+    seed: of the problems.
+    output: folder of the report.
+    figures: draw the figure (needs matplotlib).
+  """
+
+  budgets: tuple[int, ...] = toy_search.BUDGETS
+  num_problems: int = 4000
+  seed: int = 0
+  output: str = "runs/search-toy"
+  figures: bool = True
+
+
+def work_toy(arguments: list[str]) -> None:
+  flags = tyro.cli(ToyFlags, args=arguments, prog="python -m experiments.search --preset toy")
+  found = toy_search.run_toy(
+    flags.budgets, num_problems=flags.num_problems, seed=flags.seed, say=print
+  )
+  print(f"report: {toy_search.write_toy(flags.output, found, figures=flags.figures)}")
+
+
 def work(arguments: list[str]) -> None:
+  known, rest = command.first_flags(arguments)
+  if known.preset == "toy" and not known.dry_run:
+    work_toy(rest)
+    return
   flags, dry_run = parse(arguments)
   if dry_run:
     plan = {n: search_schedule(n)._asdict() for n in flags.budgets}

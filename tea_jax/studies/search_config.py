@@ -53,13 +53,17 @@ class SearchConfig:
   mesh: groups.MeshConfig = dataclasses.field(default_factory=groups.MeshConfig)
 
 
+# The others take their rollouts from the same pool: `--methods` with the same output goes on.
 _QUICKSTART = SearchConfig(
+  methods=("best_of_n", "scaling_law_search"),
   data=groups.DataConfig(prompts="openers", chat=False, max_prompt_length=24),
   sampling=groups.RolloutConfig(max_completion_length=32),
 )
 SEARCH_PRESETS = {
   "quickstart": _QUICKSTART,
-  "quickstart-full": dataclasses.replace(_QUICKSTART, num_prompts=64, budgets=(100, 300, 500)),
+  "quickstart-full": dataclasses.replace(
+    _QUICKSTART, methods=tuple(METHODS), num_prompts=64, budgets=(100, 300, 500)
+  ),
   # Prompts: a JSONL file of AMC and AIME problems with `prompt` and `answer`.
   "slg-paper": SearchConfig(
     budgets=(100, 200, 300, 500),

@@ -41,7 +41,7 @@ def test_natural_sequences_are_soluble_but_for_a_few():
   shares = np.array([hydrophobicity(s) for s in sequences])
   assert 0.33 < shares.mean() < 0.40
   assert 0.005 < np.mean(shares > 0.6) < 0.05
-  assert {len(s) for s in sequences} <= set(range(24, proteins.MAX_RESIDUES))
+  assert {len(s) for s in sequences} <= set(range(proteins.MIN_RESIDUES, proteins.MAX_RESIDUES))
   assert sequences == proteins.natural_sequences(4000, seed=1)
 
 

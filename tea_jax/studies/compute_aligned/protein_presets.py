@@ -42,22 +42,22 @@ ALL_PROTEIN_RULES = (
 _SMALL = PolicyConfig(name="protein-gpt2", remat="none")
 _WARM_UP = SupervisedConfig(
   run_folder="runs/cat-protein/warm_up",
-  steps=500,
-  validation_every=500,
+  steps=600,
+  validation_every=600,
   model=_SMALL,
   data=PairConfig(pairs="natural", chat=False, max_length=64, batch_size=64),
-  optimizer=OptimizerConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=20),
+  optimizer=OptimizerConfig(learning_rate=2e-3),
   checkpoint=CheckpointConfig(every=100, keep=1, final_policy="last"),
   logging=LoggingConfig(live=False),
 )
 _PROTEIN = RunConfig(
   run_folder="runs/cat-protein",
-  steps=300,
+  steps=150,
   model=_SMALL,
   data=DataConfig(prompts="start", chat=False, max_prompt_length=64, prompts_per_step=1),
   reward=RewardConfig(functions=("hydrophobic_valley",)),
   sampling=RolloutConfig(num_rollouts=32, max_completion_length=48),
-  objective=ObjectiveConfig(kl_coefficient=0.05),  # [ours]: 0.3 in the paper
+  objective=ObjectiveConfig(kl_coefficient=0.1),  # [ours]: 0.3 in the paper
   optimizer=OptimizerConfig(learning_rate=1e-4),  # [ours]: 1e-5 for ProtGPT2
   checkpoint=CheckpointConfig(every=100, keep=1, final_policy="last"),
   validation=ValidationConfig(every=0),
