@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 
 from tea_jax.advantages import AdvantageSpec
 from tea_jax.runs.presets import get_preset
@@ -109,20 +110,34 @@ def trl_side(folder: pathlib.Path, steps: int) -> list[float]:
 SIDES = {"tea_jax": tea_jax_side, "trl": trl_side}
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
-  parser.add_argument("--steps", type=int, default=7)
-  parser.add_argument("--child", choices=list(SIDES), help=argparse.SUPPRESS)
+def compare_sides(
+  sides: Mapping[str, Callable[[pathlib.Path, int], list[float]]],
+  module: str,
+  *,
+  about: str | None,
+  steps: int,
+) -> None:
+  """Runs each side in a process of its own and prints the ratio of their steps.
+
+  Args:
+    sides: "tea_jax" and "trl": a folder and a number of steps -> seconds of each.
+    module: that runs as a script and calls this.
+    about: for `--help`.
+    steps: by default.
+  """
+  parser = argparse.ArgumentParser(description=about)
+  parser.add_argument("--sides", nargs="+", choices=list(sides), default=list(sides))
+  parser.add_argument("--steps", type=int, default=steps)
+  parser.add_argument("--child", choices=list(sides), help=argparse.SUPPRESS)
   arguments = parser.parse_args()
   if arguments.child:
     with tempfile.TemporaryDirectory() as folder:
-      seconds = SIDES[arguments.child](pathlib.Path(folder), arguments.steps)
+      seconds = sides[arguments.child](pathlib.Path(folder), arguments.steps)
     print(json.dumps({"seconds": seconds, "peak": peak_gib()}))
     return
   medians = {}
   for side in arguments.sides:
-    command = [sys.executable, "-m", "tests.benchmarks.trainer", "--child", side]
+    command = [sys.executable, "-m", module, "--child", side]
     command += ["--steps", str(arguments.steps)]
     lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     measured = json.loads(lines.splitlines()[-1])
@@ -138,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  compare_sides(SIDES, "tests.benchmarks.trainer", about=__doc__, steps=7)

@@ -42,8 +42,8 @@ ALL_PROTEIN_RULES = (
 _SMALL = PolicyConfig(name="protein-gpt2", remat="none")
 _WARM_UP = SupervisedConfig(
   run_folder="runs/cat-protein/warm_up",
-  steps=600,
-  validation_every=600,
+  steps=300,
+  validation_every=300,
   model=_SMALL,
   data=PairConfig(pairs="natural", chat=False, max_length=64, batch_size=64),
   optimizer=OptimizerConfig(learning_rate=2e-3),

@@ -33,7 +33,7 @@ _FREQUENCIES = {
 }  # fmt: skip
 # Share of membrane-like sequences, and the laws of a sequence's hydrophobic share.
 _MEMBRANE = 0.02
-_SOLUBLE_LAW, _MEMBRANE_LAW = (20.0, 36.0), (20.0, 12.0)
+_SOLUBLE_LAW, _MEMBRANE_LAW = (10.0, 18.0), (20.0, 12.0)
 MIN_RESIDUES, MAX_RESIDUES = 40, 48
 
 
@@ -85,9 +85,10 @@ def protein_tokenizer(words: list[str]) -> Any:
 def natural_sequences(count: int, *, seed: int = 0) -> list[str]:
   """Sequences with natural residue frequencies and lengths of 40 to 47 residues.
 
-  The hydrophobic share of a sequence is drawn from Beta(20, 36), mean 0.36; of one in fifty, from
-  Beta(20, 12), mean 0.63. Lengths are uniform: a model of this size learns the rare membrane-like
-  sequences only from long ones, which say early which kind they are.
+  The hydrophobic share of a sequence is drawn from Beta(10, 18), mean 0.36; of one in fifty, from
+  Beta(20, 12), mean 0.63. Sequences differ as much as they do so that a model of this size learns
+  in some hundred updates that a share stays what it is within a sequence: with Beta(20, 36) it
+  takes thousands, and its samples hold no membrane-like ones until then.
   """
   rng = np.random.default_rng(seed)
   shares = np.where(
