@@ -1,4 +1,4 @@
-"""Completions and rewards on disk: Parquet parts, each written whole or not at all.
+"""Completions and rewards on disk: what an evaluation leaves, and goes on from.
 
 A folder of records holds `spec.json` (what was evaluated, and how) and `part-00000.parquet`, ...;
 a part is the completions of some consecutive prompts. Interrupted work goes on with the first part
@@ -13,47 +13,30 @@ import logging
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from tea_jax.evaluation.record_parts import (
+  Samples,
+  check_table,
+  make_table,
+  read_table,
+  samples_of,
+  write_table,
+)
 from tea_jax.runtime.extras import extra
-from tea_jax.runtime.files import read_json, write_text, write_whole
+from tea_jax.runtime.files import read_json, write_text
 
 with extra("train", "storing completions"):
   import pyarrow as pa
-  import pyarrow.parquet as pq
-
 
 logger = logging.getLogger(__name__)
 
 _SPEC = "spec.json"
 # What a change of needs no new completions for, only new scores.
 _SCORING = ("reward_code", "columns")
-_COLUMNS = {
-  "prompt_index": pa.int32(),
-  "prompt_id": pa.int64(),
-  "rollout": pa.int32(),
-  "prompt": pa.string(),
-  "completion": pa.string(),
-  "length": pa.int32(),
-  "finished": pa.bool_(),
-}
-
-
-class Samples(NamedTuple):
-  """Completions of P prompts, n each.
-
-  Attributes:
-    completions: P lists of n texts.
-    lengths: `[P, n]` tokens.
-    finished: `[P, n]`, False where a completion was cut at the maximum length.
-  """
-
-  completions: list[list[str]]
-  lengths: Int[np.ndarray, "P n"]
-  finished: Bool[np.ndarray, "P n"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +106,7 @@ class RecordFolder:
     )
     for file in sorted(self.path.glob("part-[0-9]*[0-9].parquet")):
       number = int(file.stem.removeprefix("part-"))
-      _write_table(self.unscored(number), read_table(file).drop_columns(["reward"]))
+      write_table(self.unscored(number), read_table(file).drop_columns(["reward"]))
       file.unlink()
     (self.path / _SPEC).unlink()
 
@@ -153,14 +136,14 @@ class RecordFolder:
     self, number: int, first: int, ids: Sequence[int], prompts: Sequence[str], samples: Samples
   ) -> None:
     """Writes completions before they are scored, so that a failing reward loses none."""
-    _write_table(self.unscored(number), _table(first, ids, prompts, samples, None))
+    write_table(self.unscored(number), make_table(first, ids, prompts, samples, None))
 
   def load_unscored(
     self, number: int, ids: Sequence[int], prompts: Sequence[str]
   ) -> Samples | None:
     """Completions that still wait for their rewards, or None."""
     table = self._checked(self.unscored(number), ids, prompts, scored=False)
-    return None if table is None else _samples(table)
+    return None if table is None else samples_of(table)
 
   def _checked(
     self, path: pathlib.Path, ids: Sequence[int], prompts: Sequence[str], *, scored: bool
@@ -174,7 +157,7 @@ class RecordFolder:
       path.replace(aside)
       logger.warning("%s; it is kept as %s and made again", error, aside.name)
       return None
-    _check_table(table, path, scored=scored)
+    check_table(table, path, scored=scored)
     first = table["rollout"].to_numpy() == 0
     if table["prompt"].filter(first).to_pylist() != list(prompts) or table["prompt_id"].filter(
       first
@@ -199,7 +182,7 @@ class RecordFolder:
       ids, prompts: of its prompts.
       samples, rewards: of its completions.
     """
-    _write_table(self.part(number), _table(first, ids, prompts, samples, rewards))
+    write_table(self.part(number), make_table(first, ids, prompts, samples, rewards))
     self.unscored(number).unlink(missing_ok=True)
     self.failed(number).unlink(missing_ok=True)
 
@@ -238,33 +221,6 @@ def read_spec(folder: pathlib.Path) -> dict[str, Any] | None:
   return read_json(file) if file.exists() else None
 
 
-def read_table(path: pathlib.Path) -> pa.Table:
-  """A part, every page checked by its checksum.
-
-  Raises:
-    ValueError: naming the file, if it is damaged.
-  """
-  try:
-    return pq.read_table(path, page_checksum_verification=True)
-  except (pa.ArrowException, OSError, ValueError) as error:
-    reason = " ".join(str(error).split())[:200]
-    raise ValueError(f"{path} is damaged ({reason})") from error
-
-
-def _check_table(table: pa.Table, path: pathlib.Path, *, scored: bool) -> None:
-  """Refuses values that no evaluation writes."""
-  expected = {**_COLUMNS, **({"reward": pa.float64()} if scored else {})}
-  found = {field.name: field.type for field in table.schema}
-  if found != expected or not table.num_rows:
-    raise ValueError(f"{path} has the columns {found}, but records have {expected}")
-  if any(table[name].null_count for name in expected):
-    raise ValueError(f"{path} holds missing values; delete it, and it is made again")
-  if (table["length"].to_numpy() < 0).any():
-    raise ValueError(f"{path} holds negative lengths; delete it, and it is made again")
-  if scored and np.isinf(table["reward"].to_numpy()).any():
-    raise ValueError(f"{path} holds infinite rewards; delete it, and it is made again")
-
-
 def _same(first: Mapping[str, Any], second: Mapping[str, Any], but: Sequence[str] = ()) -> bool:
   names = {*first, *second} - set(but)
   return all(first.get(name) == second.get(name) for name in names)
@@ -283,11 +239,11 @@ def read_records(folder: str | os.PathLike[str]) -> Records:
     raise ValueError(f"{path} holds no records; evaluate a policy into it first")
   tables = [read_table(file) for file in files]
   for table, file in zip(tables, files):
-    _check_table(table, file, scored=True)
+    check_table(table, file, scored=True)
   table = pa.concat_tables(tables).sort_by(
     [("prompt_index", "ascending"), ("rollout", "ascending")]
   )
-  samples = _samples(table)
+  samples = samples_of(table)
   num_prompts, num_samples = samples.lengths.shape
   first = slice(None, None, num_samples)
   indices = table["prompt_index"].to_numpy()[first]
@@ -303,38 +259,3 @@ def read_records(folder: str | os.PathLike[str]) -> Records:
     rewards=table["reward"].to_numpy().reshape(num_prompts, num_samples),
     spec=spec,
   )
-
-
-def _table(first, ids, prompts, samples: Samples, rewards) -> pa.Table:
-  num_prompts, num_samples = samples.lengths.shape
-  columns: dict[str, Any] = {
-    "prompt_index": np.repeat(np.arange(first, first + num_prompts, dtype=np.int32), num_samples),
-    "prompt_id": np.repeat(np.asarray(ids, np.int64), num_samples),
-    "rollout": np.tile(np.arange(num_samples, dtype=np.int32), num_prompts),
-    "prompt": [text for text in prompts for _ in range(num_samples)],
-    "completion": [text for row in samples.completions for text in row],
-    "length": np.asarray(samples.lengths, np.int32).ravel(),
-    "finished": np.asarray(samples.finished, bool).ravel(),
-  }
-  if rewards is not None:
-    columns["reward"] = np.asarray(rewards, np.float64).ravel()
-  return pa.table(columns)
-
-
-def _samples(table: pa.Table) -> Samples:
-  num_samples = int(table["rollout"].to_numpy().max()) + 1
-  if table.num_rows % num_samples:
-    raise ValueError(f"{table.num_rows} records are no multiple of {num_samples} completions")
-  texts = table["completion"].to_pylist()
-  return Samples(
-    [texts[start : start + num_samples] for start in range(0, len(texts), num_samples)],
-    table["length"].to_numpy().reshape(-1, num_samples),
-    table["finished"].to_numpy(zero_copy_only=False).reshape(-1, num_samples),
-  )
-
-
-def _write_table(path: pathlib.Path, table: pa.Table) -> None:
-  def write(temporary: pathlib.Path) -> None:
-    pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-
-  write_whole(path, write)
