@@ -15,6 +15,7 @@ from experiments import command, train
 from experiments.train import parse
 from tea_jax.runs import build
 from tea_jax.runs.config import RunConfig
+from tea_jax.runs.datasets import encode, load_splits
 from tea_jax.runtime.compilation import enable_compilation_cache
 from tea_jax.runtime.files import write_text
 from tea_jax.studies.matched_runs import BASE, evaluate_parameters
@@ -40,13 +41,13 @@ def work(arguments: list[str]) -> None:
 
 def calibrate(config: RunConfig) -> pathlib.Path:
   """Samples and scores the prompts of all splits; returns the file."""
-  policy, splits = build.load_run_policy(config), build.load_splits(config.data)
+  policy, splits = build.load_run_policy(config), load_splits(config.data)
   prompts = [prompt for name in ("train", "validation", "test") for prompt in splits[name]]
   records = evaluate_parameters(
     policy,
     policy.params,
-    build.encode(prompts, policy, config.data, config.sampling),
-    build.make_run_reward(config),
+    encode(prompts, policy, config.data, config.sampling),
+    config.reward.build(),
     config,
     folder=pathlib.Path(config.run_folder) / "calibration" / BASE,
     progress=lambda done, total: print(f"{done}/{total} prompts", flush=True),

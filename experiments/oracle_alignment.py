@@ -25,6 +25,7 @@ from tea_jax.advantages import AdvantageSpec, GroupRule
 from tea_jax.runs import groups
 from tea_jax.runs.config import RunConfig, to_dict
 from tea_jax.runs.presets import get_preset
+from tea_jax.runs.reward import RewardConfig
 from tea_jax.runtime.compilation import enable_compilation_cache
 from tea_jax.studies.alignment import estimators, report, synthetic_pools
 from tea_jax.studies.alignment.policy_study import policy_study
@@ -87,7 +88,7 @@ class Flags:
   """Draw alignment.png."""
   model: groups.PolicyConfig = dataclasses.field(default_factory=groups.PolicyConfig)
   data: groups.DataConfig = dataclasses.field(default_factory=groups.DataConfig)
-  reward: groups.RewardConfig = dataclasses.field(default_factory=groups.RewardConfig)
+  reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
   sampling: groups.RolloutConfig = dataclasses.field(default_factory=groups.RolloutConfig)
   mesh: groups.MeshConfig = dataclasses.field(default_factory=groups.MeshConfig)
 

@@ -6,7 +6,7 @@ import pathlib
 
 import tea_jax
 from tea_jax.rewards import RewardFunction, make_reward
-from tea_jax.runs import build
+from tea_jax.runs.datasets import load_splits
 from tea_jax.runs.presets import get_preset
 
 QUICKSTART = get_preset("quickstart").config
@@ -21,7 +21,7 @@ def base_model(folder: str = "runs/integrations/base") -> str:
 
 def training_prompts() -> list[str]:
   """Those of the quickstart; `experiments.evaluate --preset quickstart` holds out the others."""
-  return [prompt.text for prompt in build.load_splits(QUICKSTART.data)["train"]]
+  return [prompt.text for prompt in load_splits(QUICKSTART.data)["train"]]
 
 
 def reward() -> RewardFunction:

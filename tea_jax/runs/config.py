@@ -24,12 +24,12 @@ from tea_jax.runs.groups import (
   LoggingConfig,
   MeshConfig,
   PolicyConfig,
-  RewardConfig,
   RolloutConfig,
   ValidationConfig,
 )
 from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
+from tea_jax.runs.reward import RewardConfig
 from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import write_text
 

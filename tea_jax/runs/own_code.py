@@ -7,7 +7,8 @@ import pathlib
 from collections.abc import Sequence
 
 from tea_jax.data.tasks import PREFIX
-from tea_jax.runs.groups import DataConfig, RewardConfig
+from tea_jax.runs.groups import DataConfig
+from tea_jax.runs.reward import RewardConfig
 
 
 def check_own_code(

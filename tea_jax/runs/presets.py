@@ -16,12 +16,12 @@ from tea_jax.runs.groups import (
   EvaluationConfig,
   LoggingConfig,
   PolicyConfig,
-  RewardConfig,
   RolloutConfig,
   ValidationConfig,
 )
 from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
+from tea_jax.runs.reward import RewardConfig
 
 
 @dataclasses.dataclass(frozen=True)

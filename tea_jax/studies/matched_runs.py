@@ -22,6 +22,7 @@ from tea_jax.models.weights.load import load_policy
 from tea_jax.rewards import RewardFunction
 from tea_jax.runs import build
 from tea_jax.runs.config import RunConfig, to_dict
+from tea_jax.runs.datasets import Splits, encode, load_splits
 from tea_jax.runs.plan import decode_memory
 from tea_jax.runs.presets import Preset
 from tea_jax.runtime.countdown import Countdown
@@ -74,7 +75,7 @@ def train_matched(
   preset: Preset,
   *,
   policy: Policy | None = None,
-  splits: build.Splits | None = None,
+  splits: Splits | None = None,
   reward: RewardFunction | None = None,
   say: Callable[[str], None] = print,
 ) -> MatchedRuns:
@@ -97,12 +98,12 @@ def train_matched(
   runs = {(s, r): run_config_of(preset, r, s) for s in preset.seeds for r in preset.rules}
   config = preset.config
   policy = policy or build.load_run_policy(config)
-  splits = splits or build.load_splits(config.data)
-  reward = reward or build.make_run_reward(config)
+  splits = splits or load_splits(config.data)
+  reward = reward or config.reward.build()
   held_out = list(splits["test"])[: config.evaluation.num_prompts]
   if not held_out:
     raise ValueError("the test split has no prompts; set data.num_test.")
-  prompts = build.encode(held_out, policy, config.data, config.sampling)
+  prompts = encode(held_out, policy, config.data, config.sampling)
 
   def evaluate(name: str, params: Any) -> Records:
     samples = config.evaluation.num_samples

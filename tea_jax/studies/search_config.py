@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from tea_jax.runs import groups
+from tea_jax.runs.reward import RewardConfig
 from tea_jax.studies.searches import METHODS
 
 
@@ -48,7 +49,7 @@ class SearchConfig:
   figures: bool = True
   model: groups.PolicyConfig = dataclasses.field(default_factory=groups.PolicyConfig)
   data: groups.DataConfig = dataclasses.field(default_factory=groups.DataConfig)
-  reward: groups.RewardConfig = dataclasses.field(default_factory=groups.RewardConfig)
+  reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
   sampling: groups.RolloutConfig = dataclasses.field(default_factory=groups.RolloutConfig)
   mesh: groups.MeshConfig = dataclasses.field(default_factory=groups.MeshConfig)
 
@@ -72,7 +73,7 @@ SEARCH_PRESETS = {
     verifier="math",
     model=groups.PolicyConfig(name="meta-llama/Llama-3.2-1B-Instruct", compute_dtype="bfloat16"),
     data=groups.DataConfig(prompts="amc_aime.jsonl", max_prompt_length=1024),
-    reward=groups.RewardConfig(functions=("Skywork/Skywork-Reward-V2-Llama-3.1-8B",)),
+    reward=RewardConfig(functions=("Skywork/Skywork-Reward-V2-Llama-3.1-8B",)),
     sampling=groups.RolloutConfig(
       max_completion_length=1000, top_p=0.9, allow_truncated_sampling=True
     ),

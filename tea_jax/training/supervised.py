@@ -24,12 +24,11 @@ from rich.console import Console
 from tea_jax.data.supervised import EncodedPairs, Pair
 from tea_jax.models.policy import Policy
 from tea_jax.runs.build import (
-  encode_run_pairs,
-  load_pair_splits,
   load_run_policy,
   run_mesh,
 )
 from tea_jax.runs.checkpoints import CheckpointStore
+from tea_jax.runs.datasets import encode_run_pairs, load_pair_splits
 from tea_jax.runs.folder import RunFolder
 from tea_jax.runs.log import RunLog, read_jsonl
 from tea_jax.runs.state import Best, State, restore_state, save_state

@@ -64,11 +64,12 @@ def trl_side(folder: pathlib.Path, steps: int) -> list[float]:
   import trl
 
   from tea_jax.runs import build
+  from tea_jax.runs.datasets import load_pair_splits
 
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   config = _config(folder, steps)
   build.load_run_policy(config).save_pretrained(folder / "model")
-  pairs = build.load_pair_splits(config.data)["train"]
+  pairs = load_pair_splits(config.data)["train"]
 
   class Clock(transformers.TrainerCallback):
     def __init__(self):

@@ -59,13 +59,14 @@ def trl_side(folder: pathlib.Path, steps: int) -> list[float]:
   import trl
 
   from tea_jax.runs import build
+  from tea_jax.runs.datasets import load_splits
 
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   config = _config(folder, steps)
   policy = build.load_run_policy(config)
   policy.save_pretrained(folder / "model")
-  splits = build.load_splits(config.data)
-  score = build.make_run_reward(config)
+  splits = load_splits(config.data)
+  score = config.reward.build()
   group = config.sampling.num_rollouts
 
   def reward(prompts, completions, **_):

@@ -9,6 +9,7 @@ import yaml
 
 from experiments import command, evaluate, tail_diagnostics
 from tea_jax.data import make_prompt
+from tea_jax.evaluation import sources
 from tea_jax.evaluation.evaluate import evaluate_policy
 from tea_jax.evaluation.records import Samples, read_records
 
@@ -85,7 +86,7 @@ def test_two_policies_are_evaluated_on_the_same_prompts_and_reported(
   difference = second.rewards.mean() - first.rewards.mean()
   np.testing.assert_allclose(results["difference"]["policy0"]["policy1"]["estimate"][0], difference)
   report = (tmp_path / "out" / "report.md").read_text()
-  monkeypatch.setattr(evaluate, "engine_sampler", lambda *a, **k: pytest.fail)
+  monkeypatch.setattr(sources, "engine_sampler", lambda *a, **k: pytest.fail)
   assert evaluate.main(arguments) == 0  # everything is read from the records
   assert (tmp_path / "out" / "report.md").read_text() == report
   capsys.readouterr()

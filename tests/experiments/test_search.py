@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from experiments import search
+from tea_jax.runs import build
 from tests.scaling.servers import completions_server
 from tests.training.tiny import policy
 
@@ -17,7 +18,7 @@ def tiny_run(tmp_path, monkeypatch):
   (tmp_path / "prompts.jsonl").write_text(
     "".join(json.dumps({"prompt": f"w{i} w{i + 1}"}) + "\n" for i in range(6))
   )
-  monkeypatch.setattr(search.build, "load_run_policy", lambda config: policy())
+  monkeypatch.setattr(build, "load_run_policy", lambda config: policy())
   arguments = ["--data.prompts", str(tmp_path / "prompts.jsonl"), "--data.num-test", "4"]
   arguments += ["--data.num-validation", "1", "--num-prompts", "2", "--budgets", "24"]
   arguments += ["--sampling.max-completion-length", "6", "--state-length", "2", "--no-figures"]

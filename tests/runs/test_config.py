@@ -19,8 +19,9 @@ from tea_jax.runs.config import (
   to_dict,
 )
 from tea_jax.runs.flags import parse
-from tea_jax.runs.groups import RewardConfig, RolloutConfig
+from tea_jax.runs.groups import RolloutConfig
 from tea_jax.runs.optimizer import OptimizerConfig
+from tea_jax.runs.reward import RewardConfig
 from tea_jax.training.optimizer import learning_rates
 
 

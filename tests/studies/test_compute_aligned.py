@@ -10,8 +10,9 @@ import pytest
 from experiments import compute_aligned, finetune
 from tea_jax.rewards.proteins import hydrophobicity
 from tea_jax.rewards.reasoning_gym import ReasoningGymReward
-from tea_jax.runs.groups import EvaluationConfig, RewardConfig, RolloutConfig
+from tea_jax.runs.groups import EvaluationConfig, RolloutConfig
 from tea_jax.runs.presets import Preset
+from tea_jax.runs.reward import RewardConfig
 from tea_jax.runs.supervised import SupervisedConfig
 from tea_jax.studies.compute_aligned import proteins, sums
 from tea_jax.studies.compute_aligned.branches import (

@@ -13,6 +13,7 @@ from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.runs import build
 from tea_jax.runs.config import RunConfig
+from tea_jax.runs.datasets import Splits, encode, load_splits
 from tea_jax.studies.alignment.estimators import Alignment, accepts_groups
 from tea_jax.studies.alignment.policy import policy_alignment
 from tea_jax.studies.alignment.pools import sample_pools
@@ -31,7 +32,7 @@ def policy_study(
   seed: int = 0,
   memory_gb: float = 6.0,
   policy: Policy | None = None,
-  splits: build.Splits | None = None,
+  splits: Splits | None = None,
   reward: RewardFunction | None = None,
   say: Callable[[str], None] = print,
 ) -> dict[int, dict[str, Alignment]]:
@@ -57,18 +58,18 @@ def policy_study(
   for name, rule in rules.items():
     if not any(accepts_groups(name, rule, size) for size in num_rollouts):
       raise ValueError(f"rule {name!r} takes none of the group sizes {tuple(num_rollouts)}.")
-  splits = splits or build.load_splits(config.data)
+  splits = splits or load_splits(config.data)
   chosen = list(splits["train"])[:num_prompts]
   if len(chosen) < num_prompts:
     raise ValueError(f"num_prompts={num_prompts}, but there are {len(chosen)} training prompts.")
   policy = policy or build.load_run_policy(config)
-  prompts = build.encode(chosen, policy, config.data, config.sampling)
+  prompts = encode(chosen, policy, config.data, config.sampling)
   sampling = SamplingConfig(
     temperature=config.sampling.temperature,
     max_completion_length=config.sampling.max_completion_length,
   )
   longest = max(map(len, prompts.tokens))
-  reward = reward or build.make_run_reward(config)
+  reward = reward or config.reward.build()
   pools = sample_pools(
     RolloutEngine(policy, sampling, smallest_prompt=longest, mesh=build.run_mesh(config)),
     policy.params,

@@ -20,9 +20,11 @@ from tea_jax.data.supervised import Pair
 from tea_jax.evaluation.records import Records
 from tea_jax.evaluation.report_tables import markdown_table
 from tea_jax.models.policy import Policy
-from tea_jax.runs.build import encode, load_pair_splits, load_run_policy, make_run_reward
+from tea_jax.runs.build import load_run_policy
 from tea_jax.runs.config import RunConfig
-from tea_jax.runs.groups import DataConfig, EvaluationConfig, RewardConfig, RolloutConfig
+from tea_jax.runs.datasets import encode, load_pair_splits
+from tea_jax.runs.groups import DataConfig, EvaluationConfig, RolloutConfig
+from tea_jax.runs.reward import RewardConfig
 from tea_jax.runs.supervised import SupervisedConfig, SupervisedObjectiveConfig
 from tea_jax.runtime.files import write_text
 from tea_jax.strategies import crossover_budget
@@ -159,7 +161,7 @@ def evaluate(
     policy,
     policy.params,
     encode(chosen, policy, run.data, run.sampling),
-    make_run_reward(run),
+    run.reward.build(),
     run,
     folder=pathlib.Path(config.run_folder) / "eval" / name,
   )

@@ -17,13 +17,13 @@ from tea_jax.runs.groups import (
   DataConfig,
   EvaluationConfig,
   PolicyConfig,
-  RewardConfig,
   RolloutConfig,
   ValidationConfig,
 )
 from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
 from tea_jax.runs.presets import Preset
+from tea_jax.runs.reward import RewardConfig
 from tea_jax.runs.supervised import PairConfig, SupervisedConfig, SupervisedObjectiveConfig
 from tea_jax.studies.compute_aligned import published, sums
 from tea_jax.studies.compute_aligned.branches import BranchExperiment

@@ -12,13 +12,13 @@ from tea_jax.runs.groups import (
   EvaluationConfig,
   LoggingConfig,
   PolicyConfig,
-  RewardConfig,
   RolloutConfig,
   ValidationConfig,
 )
 from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
 from tea_jax.runs.presets import Preset
+from tea_jax.runs.reward import RewardConfig
 from tea_jax.runs.supervised import PairConfig, SupervisedConfig
 from tea_jax.studies.compute_aligned.protein_runs import ProteinExperiment
 

@@ -18,7 +18,8 @@ import numpy as np
 
 from tea_jax.data.supervised import Pair
 from tea_jax.models.policy import Policy
-from tea_jax.runs.build import load_pair_splits, load_run_policy, make_run_reward
+from tea_jax.runs.build import load_run_policy
+from tea_jax.runs.datasets import load_pair_splits
 from tea_jax.runs.presets import Preset
 from tea_jax.runs.supervised import SupervisedConfig
 from tea_jax.runtime.files import write_text
@@ -79,7 +80,7 @@ def run_rewarded(
   splits = splits or load_pair_splits(first.data)
   policy = policy or load_run_policy(first)
   prompts = {name: [pair.prompt for pair in pairs] for name, pairs in splits.items()}
-  reward = make_run_reward(preset.config)
+  reward = preset.config.reward.build()
   runs = {}
   for name, stages in experiment.warm_ups.items():
     start = policy
