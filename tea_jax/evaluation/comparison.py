@@ -56,6 +56,22 @@ class Comparison:
     """Paired difference of two methods, arrays over budgets; see `pooled_bootstrap`."""
     return pooled_bootstrap(*self._paired(name, baseline), resample_seeds=resample_seeds, seed=seed)
 
+  def shift_and_widening(self, name: str, baseline: str) -> tuple[Interval, Interval] | None:
+    """The difference at the largest budget in two parts, which add up to it.
+
+    Shift is the difference of the means: every completion is better. Widening is the rest: the best
+    of N gained more than the mean. None without the budget 1.
+    """
+    if 1 not in self.budgets:
+      return None
+    values, others = self._paired(name, baseline)
+    parts = []
+    for array in (values, others):
+      mean = array[..., self.budgets.index(1)]
+      parts.append(np.stack([mean, array[..., -1] - mean], axis=-1))
+    found = pooled_bootstrap(*parts)
+    return found[0], found[1]
+
   def seed_differences(self, name: str, baseline: str) -> Float[np.ndarray, "S K"]:
     """Mean difference of each seed's pair of runs."""
     values, others = self._paired(name, baseline)

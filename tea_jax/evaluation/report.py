@@ -24,6 +24,7 @@ from tea_jax.evaluation.kl_paths import kl_path_figure, kl_table
 from tea_jax.evaluation.report_tables import (
   difference_table,
   frontier_table,
+  gain_table,
   inline,
   markdown_table,
   per_prompt_csv,
@@ -109,6 +110,8 @@ def write_report(
     sections += [_RATES.format(name), rates_table(exact, name)]
     if by_seed := seeds_table(exact, name):
       sections += [f"Each run's difference to {name}:", by_seed]
+  if "base" in runs and (gained := gain_table(exact, "base")):
+    sections += ["## Where the gain over the base comes from", gained]
   if dividing:
     grouped = compare_runs(runs, budgets=dividing, method="grouped")
     sections += ["## Best-of-N reward (grouped, as in the papers)", frontier_table(grouped)]

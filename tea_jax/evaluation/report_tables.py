@@ -35,6 +35,21 @@ def difference_table(comparison: Comparison, baseline: str) -> str:
   return markdown_table(header, rows)
 
 
+def gain_table(comparison: Comparison, base: str) -> str:
+  """Gain over the base at the largest budget: how much is shift of the mean, how much widening.
+
+  Empty if there is nothing but the base, or no budget 1.
+  """
+  rows = []
+  for name in comparison.values:
+    parts = None if name == base else comparison.shift_and_widening(name, base)
+    if parts is not None:
+      gain = comparison.difference(name, base)[len(comparison.budgets) - 1]
+      rows.append([name, _cell(gain), *map(_cell, parts)])
+  header = ["method", f"gain at bo{comparison.budgets[-1]}", "shift of the mean", "widening"]
+  return markdown_table(header, rows) if rows else ""
+
+
 def seeds_table(comparison: Comparison, baseline: str) -> str:
   """Paired differences of each trained run, and their mean with its interval over runs.
 

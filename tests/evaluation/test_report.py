@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from tea_jax.evaluation.comparison import compare_runs
+from tea_jax.evaluation.best_of_n import best_of_n_exact
+from tea_jax.evaluation.comparison import Comparison, compare_runs
 from tea_jax.evaluation.plots import line_styles
 from tea_jax.evaluation.records import Records, Samples
 from tea_jax.evaluation.report import write_report
-from tea_jax.evaluation.report_tables import markdown_table
+from tea_jax.evaluation.report_tables import gain_table, markdown_table
 from tea_jax.runs.presets import PRESETS
 
 P, N = 12, 16
@@ -231,3 +232,30 @@ def test_every_method_of_a_preset_has_its_own_line(name):
 
 def test_markdown_table_has_a_rule_below_the_header():
   assert markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_a_gain_is_shift_and_widening():
+  """Moved by 1: all shift. Twice as wide about the mean: all widening."""
+  rng = np.random.default_rng(0)
+  rewards = rng.normal(size=(1, P, N))
+  rewards -= rewards.mean(axis=-1, keepdims=True)
+  budgets = [1, 8]
+
+  def values(array):
+    return np.stack([best_of_n_exact(array[0], budgets)])
+
+  found = Comparison(
+    budgets,
+    {"base": values(rewards), "moved": values(rewards + 1), "wide": values(2 * rewards)},
+    {},
+    [str(i) for i in range(P)],
+    N,
+    "exact",
+  )
+  shift, widening = found.shift_and_widening("moved", "base")
+  np.testing.assert_allclose([shift.estimate, widening.estimate], [1, 0], atol=1e-12)
+  shift, widening = found.shift_and_widening("wide", "base")
+  gain = found.difference("wide", "base")[1].estimate
+  np.testing.assert_allclose([shift.estimate, widening.estimate], [0, gain], atol=1e-12)
+  assert "moved" in gain_table(found, "base")
+  assert dataclasses.replace(found, budgets=[2, 8]).shift_and_widening("wide", "base") is None
