@@ -2,8 +2,8 @@
 
 `--theory` writes the scaling factors, alignment coefficients and crossovers in seconds. A preset
 trains its base model and every rule or objective with every seed, and writes report.md with the
-published numbers beside ours. `--rules`, `--seeds`, `--steps` and `--run-folder` override the
-preset; `--dry-run` prints what would run. The same command again goes on where it was.
+published numbers beside ours. `--rules`, `--seeds`, `--steps`, `--match-kl` and `--run-folder`
+override the preset; `--dry-run` prints what would run. The same command again goes on where it was.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tea_jax.advantages import AdvantageSpec
 from tea_jax.runs.config import to_dict
 from tea_jax.runs.presets import Preset
 from tea_jax.runtime.compilation import enable_compilation_cache
+from tea_jax.studies.matched_runs import at_same_kl
 
 if TYPE_CHECKING:
   from tea_jax.studies.compute_aligned.branches import BranchExperiment
@@ -38,6 +39,7 @@ class Flags:
     rules: advantage rules or objectives, instead of the preset's.
     seeds: instead of the preset's.
     steps: of each rule, instead of the preset's; 0 for those.
+    match_kl: steer the KL coefficient of every rule to this KL, nats a completion; 0 keeps it.
     run_folder: where everything goes; empty for the preset's.
     figure: draw figures (needs matplotlib).
     dry_run: print what would run.
@@ -48,6 +50,7 @@ class Flags:
   rules: tuple[str, ...] = ()
   seeds: tuple[int, ...] = ()
   steps: int = 0
+  match_kl: float = 0.0
   run_folder: str = ""
   figure: bool = True
   dry_run: bool = False
@@ -130,6 +133,8 @@ def _changed(preset: Preset, flags: Flags) -> Preset:
     steps=flags.steps or preset.config.steps,
     run_folder=flags.run_folder or preset.config.run_folder,
   )
+  if flags.match_kl:
+    config = at_same_kl(config, flags.match_kl)
   rules, seeds = flags.rules or preset.rules, flags.seeds or preset.seeds
   for rule in rules:
     AdvantageSpec.parse(rule).build()
