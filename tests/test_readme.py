@@ -104,7 +104,7 @@ def at_work(workplace, monkeypatch):
 def test_readme_is_a_door_of_ten_kilobytes_with_both_commands():
   assert len(README.encode()) <= 10_000
   assert 'pip install -e ".[test]" && pytest' in README
-  assert "python -m experiments.compare --preset quickstart" in README
+  assert "python -m experiments.compute_aligned --preset cat-protein" in README
 
 
 @pytest.mark.parametrize("page", PAGES)
