@@ -12,8 +12,10 @@ import numpy as np
 
 from tea_jax.evaluation.report_tables import markdown_table
 from tea_jax.studies.alignment.stored import cosine_table, pools_table
+from tea_jax.studies.compute_aligned.stored import protein_table
 from tea_jax.studies.gaussian_tail.stored import diagnostic_table
 from tea_jax.studies.kl_frontier.report import load_frontier, noise_table, share_table
+from tea_jax.studies.scaling_laws.measured import error_table
 from tea_jax.studies.searches import summary_table
 from tea_jax.studies.stored_comparison import StoredComparison, each_run, over_runs
 from tea_jax.studies.toy_search import toy_table
@@ -24,6 +26,14 @@ SYNTHETIC_ALIGNMENT = RESULTS / "oracle_alignment_synthetic" / "alignment.csv"
 BUDGETS = (1, 8, 64, 128)
 HEADER = ["", *(f"best of {n}" for n in BUDGETS)]
 HALF = "tea:tail_fraction=0.5"
+# The rules of the preset `cat-protein`, as the door calls them.
+DOOR = {
+  "base": "before",
+  "grpo:normalize=true": "GRPO",
+  "cat_best_of_n:budget=8,quantile=tracked,weight_normalization=batch": "CAT, N = 8",
+  "tea:budget=64": "TEA, N = 64",
+  "max_at_k:k=16,normalize=true": "max@16",
+}
 WEAKER = ("grpo, KL coefficient 1.4", "grpo, KL coefficient 1")
 
 
@@ -32,7 +42,11 @@ def stored(name: str) -> StoredComparison:
 
 
 def searches(name: str) -> dict[str, Any]:
-  return json.loads((RESULTS / f"search_{name}.json").read_text())
+  return read(f"search_{name}")
+
+
+def read(name: str) -> dict[str, Any]:
+  return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def last_kl(results: StoredComparison, policy: str) -> str:
@@ -189,6 +203,12 @@ TABLES: dict[str, Callable[[], str]] = {
     SYNTHETIC_ALIGNMENT, ("tea", "tail_influence", "blended_influence"), (16, 32, 64, 128, 256)
   ),
   "synthetic_diagnostic": lambda: diagnostic_table(RESULTS / "synthetic_diagnostic" / "table.csv"),
+  "proteins": lambda: protein_table(read("cat_protein/proteins"), labels=DOOR),
+  "protein_rules": lambda: protein_table(
+    read("cat_protein/proteins"), against="grpo:normalize=true"
+  ),
+  "proteins_same_kl": lambda: protein_table(read("cat_protein/same_kl")),
+  "law_errors": lambda: error_table(read("scaling_law_smollm2/results")),
   "toy_gain": lambda: toy_table(searches("toy/toy"), "gain"),
   "toy_regret": lambda: toy_table(searches("toy/toy"), "regret"),
   "search_smollm2": lambda: summary_table(searches("smollm2/results")),
