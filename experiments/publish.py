@@ -15,7 +15,7 @@ import tyro
 from experiments import command
 from tea_jax.runs.card import write_model_card
 from tea_jax.runs.config import load_config
-from tea_jax.runtime.files import read_json
+from tea_jax.runtime.files import check_links, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,7 @@ def work(arguments: list[str]) -> None:
   policy = pathlib.Path(flags.run) / "policy"
   if not (policy / "config.json").is_file():
     raise ValueError(f"{flags.run} holds no finished policy; let its run end first")
+  check_links(policy, everything=True)  # what they lead to would be uploaded
   results = None
   if flags.evaluation is not None:
     results = read_json(pathlib.Path(flags.evaluation) / "results.json")

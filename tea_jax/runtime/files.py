@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and reading JSON with errors that name the file."""
+"""Files: written whole or not at all, read with errors that name them, links kept inside."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
+
+# What is read of a folder of a model or adapter.
+_READ = (".json", ".safetensors", ".jinja", ".model", ".txt", ".spm")
+_TEMPLATES = "additional_chat_templates"
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], Any]) -> None:
@@ -45,6 +49,34 @@ def plain(value: Any, *, infinity: str | None = None) -> Any:
     return {str(k): plain(v, infinity=infinity) for k, v in value.items()}
   number = float(value)
   return infinity if number == math.inf else number if math.isfinite(number) else None
+
+
+def check_links(folder: str | os.PathLike[str], *, everything: bool = False) -> None:
+  """Refuses a folder of a model or adapter whose files are links out of it.
+
+  Such a folder may come from anybody, and what is read of it ends in prompts and messages. Links
+  between its own files are followed, and so are those of the hub's cache: from
+  `models--owner--name/snapshots/REVISION` to `models--owner--name/blobs`.
+
+  Args:
+    folder: of the model or adapter.
+    everything: look at all of it, not only at what is read of a model.
+
+  Raises:
+    ValueError: naming the link and where it leads.
+  """
+  root = pathlib.Path(os.path.realpath(folder))
+  inside = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
+  entries = root.rglob("*") if everything else (*root.glob("*"), *root.glob(f"{_TEMPLATES}/*"))
+  for entry in entries:
+    if not everything and entry.suffix not in _READ and entry.name != _TEMPLATES:
+      continue
+    target = pathlib.Path(os.path.realpath(entry))
+    if not any(target.is_relative_to(place) for place in inside):
+      raise ValueError(
+        f"{entry} is a link to {target}, outside of its folder; put the file itself there "
+        "(cp -L) if you trust it"
+      )
 
 
 def read_json(path: str | os.PathLike[str], *, kind: type | tuple[type, ...] = dict) -> Any:

@@ -33,7 +33,7 @@ from tea_jax.models.weights.safetensors_files import (
   write_safetensors,
 )
 from tea_jax.models.weights.tensor_map import Path, TensorRef, huggingface_map
-from tea_jax.runtime.files import read_json
+from tea_jax.runtime.files import check_links, read_json
 
 _GENERATION = "generation_config.json"
 # Buffers that old checkpoints carry and that the forward pass computes.
@@ -63,6 +63,7 @@ def read_config(folder: str | os.PathLike[str]) -> tuple[ModelConfig, Head]:
   file = pathlib.Path(folder) / "config.json"
   if not file.is_file():
     raise FileNotFoundError(f"{folder} is not a model folder: it has no config.json.")
+  check_links(folder)
   hf = read_json(file)
   try:
     config, head = config_from_hf(hf), head_from_hf(hf)

@@ -19,7 +19,7 @@ from tea_jax.models.lora import PARENTS, LoraConfig, kernel_shape
 from tea_jax.models.weights import reader
 from tea_jax.models.weights.safetensors_files import Stored, open_safetensors, write_safetensors
 from tea_jax.models.weights.tensor_map import TensorRef, huggingface_map
-from tea_jax.runtime.files import read_json, write_text, write_whole
+from tea_jax.runtime.files import check_links, read_json, write_text, write_whole
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # A repeat behind a group: what makes the time of a match exponential.
@@ -116,6 +116,7 @@ def load_adapters(path: str | os.PathLike[str], config: ModelConfig) -> tuple[Pa
   for name in (_CONFIG, _WEIGHTS):
     if not (folder / name).is_file():
       raise FileNotFoundError(f"{folder} is not a PEFT adapter: it has no {name}.")
+  check_links(folder)
   options = read_json(folder / _CONFIG)
   _check_options(options, folder / _CONFIG)
   pairs = _read_pairs(folder / _WEIGHTS)

@@ -20,7 +20,7 @@ import numpy as np
 import safetensors
 from huggingface_hub import split_state_dict_into_shards_factory
 
-from tea_jax.runtime.files import read_json
+from tea_jax.runtime.files import check_links, read_json
 
 _DTYPES = {
   "F64": np.dtype(np.float64),
@@ -47,12 +47,13 @@ class SafetensorsFolder:
 
   Raises:
     FileNotFoundError: if there is no such file, or a shard is missing.
-    ValueError: for a truncated or damaged file, a malformed index or one that leaves the folder, a
-      tensor that stands twice or is not floating-point.
+    ValueError: for a truncated or damaged file, a malformed index, one or a link that leaves the
+      folder, a tensor that stands twice or is not floating-point.
   """
 
   def __init__(self, folder: str | os.PathLike[str], *, ignored: tuple[str, ...] = ()):
     self._folder = pathlib.Path(folder)
+    check_links(folder)
     self._places: dict[str, tuple[pathlib.Path, np.dtype, int]] = {}
     self._shapes: dict[str, tuple[int, ...]] = {}
     for file in self._files():

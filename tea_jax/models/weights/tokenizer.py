@@ -15,7 +15,7 @@ from tokenizers import pre_tokenizers as pre
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tea_jax.models.weights.chat import apply_chat_template
-from tea_jax.runtime.files import read_json
+from tea_jax.runtime.files import check_links, read_json
 
 # How the text is cut before the merges, by GGUF's `tokenizer.ggml.pre`.
 _LLAMA3_SPLIT = (
@@ -55,6 +55,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerFast | 
   path = pathlib.Path(folder)
   if not any((path / name).is_file() for name in _FILES):
     return None
+  check_links(path)
   for name in _JSON_FILES:
     if (path / name).is_file():
       read_json(path / name)
