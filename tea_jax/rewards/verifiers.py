@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tea_jax.rewards.base import RewardFunction
+from tea_jax.rewards.text_checks import TextCheck
 from tea_jax.rewards.worker_pool import WorkerPool
 from tea_jax.runtime.extras import extra
 
@@ -60,20 +61,16 @@ def answer_reader(pattern: str = "") -> Callable[[str], str | None]:
 
   Args:
     pattern: regular expression whose last match is the answer: its first group, or all of it where
-      it has none; stripped. Empty for `\boxed{...}`.
+      it has none; stripped. Empty for `\boxed{...}`. A text in which a second does not suffice to
+      find it has no answer.
 
   Raises:
     ValueError: if the pattern is not a regular expression.
   """
   if not pattern:
     return extract_boxed
-  compiled = compile_pattern(pattern)
-
-  def read(text: str) -> str | None:
-    found = [match[1 if compiled.groups else 0] for match in compiled.finditer(text)]
-    return found[-1].strip() if found and found[-1] is not None else None
-
-  return read
+  last = TextCheck("last", pattern, flags=compile_pattern(pattern).flags)
+  return lambda text: last([text])[0]
 
 
 def compile_pattern(pattern: str, flags: int = 0) -> re.Pattern[str]:
@@ -192,15 +189,15 @@ def regex_reward(
 ) -> RewardFunction:
   """`match` where the pattern is found in the completion (`full`: is the whole of it, stripped).
 
-  Patterns with nested repeats can take exponential time in Python's engine; keep them simple.
+  Patterns with nested repeats can take exponential time in Python's engine; a completion for which
+  a second does not suffice counts as no match.
   """
   compiled = compile_pattern(pattern, re.DOTALL | (re.IGNORECASE if ignore_case else 0))
+  check = TextCheck("fullmatch" if full else "search", pattern, flags=compiled.flags)
 
   def regex(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-    found = [
-      compiled.fullmatch(text.strip()) if full else compiled.search(text) for text in completions
-    ]
-    return np.array([no_match if hit is None else match for hit in found], np.float64)
+    found = check([text.strip() if full else text for text in completions])
+    return np.array([match if hit else no_match for hit in found], np.float64)
 
   return regex
 

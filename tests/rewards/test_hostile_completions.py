@@ -1,13 +1,14 @@
 """Completions that would hold or stop a verifier get a score, in bounded time."""
 
+import json
 import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tea_jax.rewards import call_reward, make_reward
-from tea_jax.rewards.verifiers import extract_boxed
+from tea_jax.rewards import call_reward, make_reward, text_checks
+from tea_jax.rewards.verifiers import answer_reader, extract_boxed
 from tea_jax.rewards.worker_pool import WorkerPool
 
 RECURSIVE = {"$defs": {"t": {"type": "array", "items": {"$ref": "#/$defs/t"}}}, "$ref": "#/$defs/t"}
@@ -44,6 +45,48 @@ def test_every_completion_gets_a_schema_score(schema, completion, score):
   pytest.importorskip("jsonschema")
   reward = make_reward("json_schema", schema=schema, parsed=0.5)
   assert call_reward(reward, ["p"], [completion]) == [score]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_completion_that_a_pattern_backtracks_on_is_no_match_in_bounded_time(full, caplog):
+  reward = make_reward("regex", pattern="(a+)+b", full=full)
+  start = time.process_time()
+  texts = ["aab", "a" * 5000, "b", "a" * 40 + "!", "ab"]
+  assert call_reward(reward, ["p"] * 5, texts).tolist() == [1.0, 0.0, 0.0, 0.0, 1.0]
+  assert time.process_time() - start < 2.0  # the worker's seconds are its own
+  assert "2 of 5 completions take too long with '(a+)+b'" in caplog.text
+
+
+def test_an_answer_that_a_pattern_backtracks_on_is_none():
+  read = answer_reader(r"(?:x+x+)+(y)")
+  assert [read("xxy"), read("x" * 60), read("xxxy")] == ["y", None, "y"]
+
+
+def test_a_schema_whose_pattern_backtracks_counts_as_parsed():
+  pytest.importorskip("jsonschema")
+  for schema in ({"pattern": "^(a+)+$"}, {"patternProperties": {"^(a+)+$": {"type": "null"}}}):
+    reward = make_reward("json_schema", schema=schema, parsed=0.5)
+    for text in (f'"{"a" * 50}!"', json.dumps({"a" * 50 + "!": 1})):
+      assert call_reward(reward, ["p", "p"], [text, "0"])[1] == 1.0
+    late = f'"{"a" * 50}!"' if "pattern" in schema else json.dumps({"a" * 50 + "!": 1})
+    assert call_reward(reward, ["p"], [late]) == [0.5]
+
+
+def test_a_text_that_kills_the_worker_costs_only_itself(monkeypatch):
+  check = text_checks.TextCheck("search", "a")
+
+  class Dying:
+    """Answers unless it is asked for a text that takes its memory."""
+
+    started = True
+
+    def ask(self, task, timeout):
+      if "bomb" in task["texts"]:
+        return {"timeout": True}
+      return {"found": ["a" in text for text in task["texts"]], "late": []}
+
+  monkeypatch.setattr(check, "_process", Dying())
+  assert check(["a", "bomb", "b", "ca"]) == [True, False, False, True]
 
 
 @pytest.mark.parametrize("reference", ["http://127.0.0.1:1/x", "file:///etc/passwd", "other.json"])
