@@ -76,8 +76,8 @@ def advantage_factory(name: str) -> Callable[..., Any]:
     return _REGISTRY[name]
   if ":" not in name:
     raise ValueError(
-      f"unknown advantage rule {name!r}; available: {', '.join(available_advantages())}, or your "
-      "own as file.py:factory or module:factory"
+      f"unknown advantage rule {name!r:.80}; available: {', '.join(available_advantages())}, or "
+      "your own as file.py:factory or module:factory"
     )
   found = load_object(name)
   return (lambda: found) if "rewards" in inspect.signature(found).parameters else found

@@ -8,10 +8,12 @@ import io
 import json
 import os
 import pathlib
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from tea_jax.runtime.extras import extra
+from tea_jax.runtime.secrets import brief
 
 _LONGEST_LINE = 1 << 28  # bytes
 _MOST_TEXT = 1 << 30  # characters of all rows of a file
@@ -74,7 +76,7 @@ def _opened(
   try:
     with gzip.open(path) if packed else open(path, "rb") as file:
       yield from read(file, path)  # pyright: ignore[reportArgumentType]
-  except (gzip.BadGzipFile, EOFError) as error:
+  except (gzip.BadGzipFile, zlib.error, EOFError) as error:
     raise ValueError(f"{path} is damaged: {error}") from error
 
 
@@ -155,9 +157,8 @@ def _parquet(path: str) -> Iterator[Any]:
     with pyarrow.parquet.ParquetFile(path) as file:
       for batch in file.iter_batches(batch_size=_ROWS):
         yield from batch.to_pylist()
-  except (pyarrow.ArrowException, OSError) as error:
-    reason = " ".join(str(error).split())[:200]
-    raise ValueError(f"{path} is no readable Parquet file: {reason}") from error
+  except (pyarrow.ArrowException, OSError, ValueError) as error:  # texts are decoded late
+    raise ValueError(f"{path} is no readable Parquet file: {brief(error)}") from error
 
 
 def _saved(path: str, *, splits: bool) -> Iterator[Any]:
@@ -167,7 +168,8 @@ def _saved(path: str, *, splits: bool) -> Iterator[Any]:
   try:
     found: Any = datasets.load_from_disk(path)
   except Exception as error:
-    raise ValueError(f"{path} is no readable data set: {type(error).__name__}: {error}") from error
+    reason = f"{type(error).__name__}: {brief(error)}"
+    raise ValueError(f"{path} is no readable data set: {reason}") from error
   if splits:
     if "train" not in found:
       raise ValueError(f"{path} has the splits {sorted(found)}, but none called train")

@@ -126,6 +126,8 @@ def make_prompt(
   messages = read_messages(content, where)
   if not messages:
     raise ValueError(f"{where} is a conversation without messages")
+  if not any(message["content"].strip() for message in messages):
+    raise ValueError(f"{where} is a conversation without a word")
   if messages[-1]["role"] == "assistant":
     raise ValueError(
       f"{where} ends with the assistant's turn; a prompt must leave that turn to the policy"

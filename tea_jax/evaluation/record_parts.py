@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import write_whole
+from tea_jax.runtime.secrets import brief
 
 with extra("train", "storing completions"):
   import pyarrow as pa
@@ -98,8 +99,7 @@ def read_table(path: pathlib.Path) -> pa.Table:
   try:
     return pq.read_table(path, page_checksum_verification=True)
   except (pa.ArrowException, OSError, ValueError) as error:
-    reason = " ".join(str(error).split())[:200]
-    raise ValueError(f"{path} is damaged ({reason})") from error
+    raise ValueError(f"{path} is damaged ({brief(error)})") from error
 
 
 def check_table(table: pa.Table, path: pathlib.Path, *, scored: bool) -> None:
@@ -110,7 +110,8 @@ def check_table(table: pa.Table, path: pathlib.Path, *, scored: bool) -> None:
     raise ValueError(f"{path} has the columns {found}, but records have {expected}")
   if any(table[name].null_count for name in expected):
     raise ValueError(f"{path} holds missing values; delete it, and it is made again")
-  if (table["length"].to_numpy() < 0).any():
-    raise ValueError(f"{path} holds negative lengths; delete it, and it is made again")
+  for name in ("length", "rollout", "prompt_index"):
+    if (table[name].to_numpy() < 0).any():
+      raise ValueError(f"{path} holds a negative {name}; delete it, and it is made again")
   if scored and np.isinf(table["reward"].to_numpy()).any():
     raise ValueError(f"{path} holds infinite rewards; delete it, and it is made again")

@@ -204,7 +204,7 @@ def check_spec(folder: pathlib.Path, spec: Mapping[str, Any]) -> None:
     write_text(folder / _SPEC, json.dumps(spec, indent=2) + "\n")
     return
   changed = [
-    f"{name}: {stored.get(name)!r} -> {spec.get(name)!r}"
+    f"{name}: {stored.get(name)!r:.200} -> {spec.get(name)!r:.200}"
     for name in sorted({*stored, *spec})
     if stored.get(name) != spec.get(name)
   ]
@@ -250,7 +250,8 @@ def read_records(folder: str | os.PathLike[str]) -> Records:
   expected = spec.get("num_prompts", num_prompts)
   if num_prompts != expected or not np.array_equal(indices, np.arange(num_prompts)):
     raise ValueError(
-      f"{path} holds {num_prompts} of {expected} prompts; run its evaluation again to finish it"
+      f"{path} holds {num_prompts} of {expected!r:.80} prompts; run its evaluation again to finish "
+      "it"
     )
   return Records(
     prompts=table["prompt"].to_pylist()[first],

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from scipy.special import ndtri
 
 from tea_jax.rewards.base import RewardContext, RewardFunction, call_reward, reward_name
+from tea_jax.runtime.secrets import brief
 
 
 class CalibratedReward:
@@ -75,12 +76,16 @@ def read_base_rewards(path: str | os.PathLike[str]) -> dict[str, list[float]]:
     ValueError: for a line of another form, named by its number.
   """
   found: dict[str, list[float]] = {}
-  for number, line in enumerate(pathlib.Path(path).read_text().splitlines(), start=1):
+  for number, line in enumerate(pathlib.Path(path).read_bytes().splitlines(), start=1):
     try:
       record = json.loads(line)
-      found[record["prompt"]] = [float(value) for value in record["rewards"]]
-    except (ValueError, TypeError, KeyError) as error:
+      prompt, values = record["prompt"], [float(value) for value in record["rewards"]]
+      if not isinstance(prompt, str) or not np.isfinite(values).all():
+        raise ValueError("a prompt is a text and a reward is finite")
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
       raise ValueError(
-        f'{path}, line {number} is not {{"prompt": text, "rewards": [numbers]}}: {error!r}'
+        f'{path}, line {number} is not {{"prompt": text, "rewards": [numbers]}}: '
+        f"{brief(repr(error))}"
       ) from error
+    found[prompt] = values
   return found

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from tea_jax.runtime.extras import extra
-from tea_jax.runtime.secrets import HIDDEN, printable, public_text, public_url
+from tea_jax.runtime.secrets import HIDDEN, brief, public_text, public_url
 
 logger = logging.getLogger(__name__)
 
@@ -169,11 +169,11 @@ class RemoteReward:
       raise failure from error
 
   def _told(self, error: BaseException | None) -> str:
-    """What an error says, without secrets and control characters."""
+    """What an error says, on one line, without secrets and control characters."""
     text = str(error) or "no details"
     for secret in (self.url, *self._headers.values()):
       text = text.replace(secret, public_url(secret) if secret == self.url else HIDDEN)
-    return printable(public_text(text))
+    return brief(public_text(text), 500)
 
   def _say_retry(self, state: Any) -> None:
     logger.warning(

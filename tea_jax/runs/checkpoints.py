@@ -23,6 +23,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tea_jax.runtime.secrets import brief
+
 # What a full disk must keep free beyond the state itself: metadata, logs, rounding.
 _SPARE_BYTES = 16 * 2**20
 _FULL = ("no space left", "resource_exhausted", "disk quota", "file too large")
@@ -158,7 +160,7 @@ class CheckpointStore:
           self._set_aside(bad)
         return Checkpoint(step, restored["state"], meta)
       except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = brief(error)
         if _is_passing(error):
           raise CheckpointError(
             f"Checkpoint {step} in {self.folder} could not be read now ({type(error).__name__}: "

@@ -141,7 +141,10 @@ def from_dict(kind: type[T], values: Mapping[str, Any], *, where: str = "config"
   arguments = {}
   for key, value in values.items():
     if hints[key] is AdvantageSpec and isinstance(value, str):
-      value = AdvantageSpec.parse(value)
+      try:
+        value = AdvantageSpec.parse(value)
+      except ValueError as error:
+        raise ValueError(f"{where}.{key}: {error}") from error
     elif dataclasses.is_dataclass(hints[key]):
       inner = {} if value is None else value
       value = from_dict(typing.cast(type, hints[key]), inner, where=f"{where}.{key}")

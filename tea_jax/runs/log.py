@@ -21,6 +21,7 @@ from tea_jax.runs.loggers import make_loggers
 from tea_jax.runtime.countdown import Countdown
 from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import plain
+from tea_jax.runtime.secrets import brief
 
 with extra("train", "a run's log"):
   from rich.console import Console
@@ -59,13 +60,21 @@ class JsonlLog:
     offset: bytes to keep of an existing file; what a killed run wrote after its checkpoint goes.
 
   Raises:
-    ValueError: if the file is shorter than `offset`.
+    ValueError: if the file is shorter than `offset`, or a link.
   """
 
   def __init__(self, path: str | pathlib.Path, *, offset: int = 0):
     self.path = pathlib.Path(path)
     self.path.parent.mkdir(parents=True, exist_ok=True)
-    self._file = open(self.path, "ab")  # noqa: SIM115 (open for the whole run)
+    # Neither through a link, which would empty what it leads to, nor waiting for a pipe.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+      self._file = os.fdopen(os.open(self.path, flags, 0o666), "ab")
+    except OSError as error:
+      raise ValueError(
+        f"{self.path} cannot be opened ({os.strerror(error.errno or 0)}); if it is a link, put the "
+        "file itself there."
+      ) from error
     size = self._file.tell()
     if size < offset:
       raise ValueError(
@@ -189,6 +198,18 @@ def _short(value: Any) -> str:
 
 
 def read_jsonl(path: str | pathlib.Path) -> list[dict[str, Any]]:
-  """All records of a JSONL file; a last line that a kill cut short is left out."""
-  lines = pathlib.Path(path).read_bytes().split(b"\n")
-  return [json.loads(line) for line in lines[:-1]]
+  """All records of a JSONL file; a last line that a kill cut short is left out.
+
+  Raises:
+    ValueError: naming file and line, if one is damaged.
+  """
+  records = []
+  for number, line in enumerate(pathlib.Path(path).read_bytes().split(b"\n")[:-1], start=1):
+    try:
+      record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+      raise ValueError(f"line {number} of {path} is not JSON: {brief(error)}") from error
+    if not isinstance(record, dict):
+      raise ValueError(f"line {number} of {path} is no JSON object")
+    records.append(record)
+  return records

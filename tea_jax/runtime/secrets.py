@@ -23,6 +23,12 @@ def printable(text: str) -> str:
   )
 
 
+def brief(error: object, limit: int = 300) -> str:
+  """What a library's error says, as part of a sentence: one line, printable, not long."""
+  text = printable(" ".join(str(error).split()))
+  return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 def public_url(url: str) -> str:
   """A URL without user, password and the values of its query."""
   try:

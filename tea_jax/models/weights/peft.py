@@ -264,7 +264,7 @@ def _check_options(options: Mapping[str, Any], file: pathlib.Path) -> None:
     raise ValueError(f"{key}={options.get(key)!r:.80} of the adapter {file} {what}.")
 
   if options.get("peft_type") != "LORA":
-    raise ValueError(f"peft_type={options.get('peft_type')!r} is not supported; supported: LORA.")
+    refuse("peft_type", "is not supported; supported: LORA")
   for key, value in options.items():
     if key == "init_lora_weights":
       if not any(value is start or value == start for start in _PLAIN_STARTS):

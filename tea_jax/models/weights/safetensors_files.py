@@ -21,6 +21,7 @@ import safetensors
 from huggingface_hub import split_state_dict_into_shards_factory
 
 from tea_jax.runtime.files import check_links, read_json
+from tea_jax.runtime.secrets import brief
 
 _DTYPES = {
   "F64": np.dtype(np.float64),
@@ -198,5 +199,5 @@ def open_safetensors(file: str | os.PathLike[str]) -> Any:
     return safetensors.safe_open(os.fspath(file), framework="numpy")
   except safetensors.SafetensorError as error:
     raise ValueError(
-      f"{file} is truncated or damaged ({error}); download or save it again."
+      f"{file} is truncated or damaged ({brief(error)}); download or save it again."
     ) from error

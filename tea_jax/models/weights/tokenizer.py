@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tea_jax.models.weights.chat import apply_chat_template
 from tea_jax.runtime.files import check_links, read_json
+from tea_jax.runtime.secrets import brief
 
 # How the text is cut before the merges, by GGUF's `tokenizer.ggml.pre`.
 _LLAMA3_SPLIT = (
@@ -65,7 +66,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerFast | 
       os.fspath(path), trust_remote_code=False, local_files_only=True
     )
   except Exception as error:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    reason = f"{type(error).__name__}: {brief(error)}"
     raise ValueError(f"the tokenizer of {path} cannot be loaded: {reason}") from error
 
 
