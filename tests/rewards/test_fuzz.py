@@ -58,7 +58,7 @@ def _message(body, headers=b""):
 
 
 def _scores(server):
-  with read_or_refused(RewardError, names="127.0.0.1"):
+  with read_or_refused(RewardError, names="remote"):
     return call_reward(server.reward, TEXTS, TEXTS)
   return None
 
