@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
 from tea_jax.advantages.registry import AdvantageSpec, advantage_factory, available_advantages
+from tea_jax.runs.help import entries, help_page
 from tea_jax.runtime.extras import extra
 from tea_jax.runtime.signatures import named_parameters
 
@@ -48,7 +49,8 @@ def parse(
   Args:
     kind: dataclass of the flags; one of its fields, at any depth, is the run's `advantage`.
     arguments: the command line.
-    default, description, prog: see `tyro.cli`.
+    default, description, prog: see `tyro.cli`. `--help` shows the first flags, `--help GROUP` those
+      of a group (`--help advantage`: of the rule), `--help all` what tyro says of all of them.
     rule: that `--advantage.budget 256` without a name is about; `default.advantage` by default.
 
   Raises:
@@ -57,7 +59,16 @@ def parse(
   """
   rule = rule or cast(AdvantageSpec, getattr(default, "advantage", AdvantageSpec()))
   words, rest, named = _take_rule(arguments, rule)
-  if {"-h", "--help"} & set(rest):
+  asked = next((i for i, word in enumerate(rest) if word in ("-h", "--help")), None)
+  if asked is not None:
+    topic = rest[asked + 1] if asked + 1 < len(rest) else None
+    if topic != "all":
+      start = kind() if default is None else default
+      of_rule = topic == "advantage" or (topic is None and named)
+      page = rule_help(words[0]) if of_rule else None
+      print(page or help_page(start, topic, prog=prog or "", about=description or ""))
+      raise SystemExit(0)
+    del rest[asked + 1]
     description = f"{description or ''}\n\n{rule_help(words[0])}"
   if named:
     AdvantageSpec.from_words(words)
@@ -73,7 +84,7 @@ def rule_help(name: str) -> str:
     lines.append(f"  {each}: {_first_line(each)}")
   lines.append(f"\nFlags of {name}:")
   factory = advantage_factory(name)
-  about = _argument_lines(inspect.getdoc(factory) or "")
+  about = entries(inspect.getdoc(factory) or "", "Args")
   for argument, parameter in named_parameters(factory).items():
     flag = f"--advantage.{argument.replace('_', '-')}"
     default = "" if parameter.default is parameter.empty else f" (default: {parameter.default})"
@@ -115,20 +126,3 @@ def _take_rule(
 
 def _first_line(name: str) -> str:
   return (inspect.getdoc(advantage_factory(name)) or "").partition("\n")[0]
-
-
-def _argument_lines(doc: str) -> dict[str, str]:
-  """argument -> what its docstring's `Args:` says of it, on one line."""
-  _, _, section = doc.partition("\nArgs:\n")
-  found: dict[str, str] = {}
-  names: list[str] = []
-  for line in itertools.takewhile(
-    lambda each: not each or each.startswith("  "), section.split("\n")
-  ):
-    entry = re.fullmatch(r"  ([\w, ]+): (.*)", line)
-    if entry:
-      names = entry[1].split(", ")
-      found |= dict.fromkeys(names, entry[2])
-    else:
-      found |= {name: f"{found[name]} {line.strip()}" for name in names}
-  return {name: text.strip() for name, text in found.items()}

@@ -137,7 +137,9 @@ def restore_state(
     jax.tree.map(lambda leaf: leaf.delete(), fresh.optimizer)
   found = store.restore_latest(abstract, check=_from_meta)
   if found is None:
-    return Restored(0, fresh, root)
+    # Committed to their devices, as restored arrays are: else the first resume compiles again.
+    placed = jax.device_put(fresh.arrays, jax.tree.map(lambda leaf: leaf.sharding, abstract))
+    return Restored(0, fresh._replace(**placed), root)
   meta = found.meta
   if meta.get("prompts", prompts) != prompts:
     raise ValueError(

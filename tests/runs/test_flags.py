@@ -1,5 +1,7 @@
 """`--advantage.*`: any argument of any rule's factory, beside tyro's flags."""
 
+import dataclasses
+
 import pytest
 
 from experiments import compare, evaluate, oracle_alignment, train
@@ -50,6 +52,41 @@ def test_help_lists_the_rules_and_the_arguments_of_the_one_that_is_named(capsys)
   assert "blended_influence: Influence of each reward" in said
   assert "--advantage.leave-one-out subtract from each subset's maximum" in said
   assert "(default: False)" in said
+
+
+def helped(words, capsys):
+  with pytest.raises(SystemExit) as stopped:
+    parsed(words)
+  assert stopped.value.code == 0
+  return capsys.readouterr().out
+
+
+def test_help_begins_with_ten_flags_and_fits_a_terminal(capsys, monkeypatch):
+  monkeypatch.setenv("COLUMNS", "80")
+  said = helped("--steps 7 --help", capsys).splitlines()
+  assert len(said) < 60
+  assert all(len(line) <= 100 for line in said)
+  flags_shown = [line.split()[0].rstrip(",") for line in said if line.startswith("  --")]
+  assert len(flags_shown) == 10
+  assert "--advantage.name" in flags_shown
+  assert "  --data.chat, --data.no-chat" in said
+  groups = [line.split()[0] for line in said[-12:]]
+  assert groups == [name for name, group in vars(RunConfig()).items() if hasattr(group, "__dict__")]
+
+
+def test_help_of_a_group_names_each_of_its_flags_with_what_it_does(capsys):
+  for name, group in vars(RunConfig()).items():
+    if name == "advantage" or not dataclasses.is_dataclass(group):
+      continue
+    said = helped(f"--help {name}", capsys)
+    for field in dataclasses.fields(group):
+      flag = f"  --{name}.{field.name.replace('_', '-')}"
+      about = said.partition(f"{flag}\n")[2] or said.partition(f"{flag}, ")[2]
+      assert about.strip()
+      assert not about.strip().startswith("(default"), flag
+  assert "--sampling.num-rollouts" in helped("--help all", capsys)
+  with pytest.raises(ValueError, match="no such group"):
+    parsed("--help nonsense")
 
 
 def test_values_survive_the_run_folder(tmp_path):

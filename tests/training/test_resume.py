@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import jax.monitoring
 import numpy as np
 import pytest
 
@@ -37,6 +39,33 @@ def test_going_on_ends_with_the_same_bits(tmp_path, policy):
   assert parts.best == whole.best
   files = [tmp_path / n / "policy" / "model.safetensors" for n in ("parts", "whole")]
   assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_going_on_compiles_nothing_that_a_run_from_the_start_has_compiled(tmp_path, policy):
+  class Stop(Exception):
+    pass
+
+  compiled: list[str] = []
+
+  def stop_at(step, record):
+    if step == 1:
+      raise Stop
+
+  def listen(event, **details):
+    if event == "/jax/compilation_cache/cache_misses":
+      compiled.append(event)
+
+  config = tiny.config(tmp_path / "run", steps=4, checkpoint={"every": 1})
+  with pytest.raises(Stop):
+    tiny.run(config, policy, on_step=stop_at)
+  jax.clear_caches()  # as in a new process; programs on disk stay
+  jax.monitoring.register_event_listener(listen)
+  try:
+    tiny.run(config, policy)
+  finally:
+    jax.monitoring.unregister_event_listener(listen)
+  # The update and the sampler are found again; slices of a resume itself are small.
+  assert len(compiled) <= 2
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, policy):
