@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import math
 import numbers
 import reprlib
 import types
 import typing
+from collections.abc import Callable, Iterator
 from typing import Any
+
+_naming: contextvars.ContextVar[Callable[[str], str]] = contextvars.ContextVar(
+  "naming", default=str
+)
+
+
+@contextlib.contextmanager
+def named_by(naming: Callable[[str], str]) -> Iterator[None]:
+  """In this block `naming` rewrites what checks say, so that it speaks of flags, say.
+
+  Whoever parses flags catches the errors itself, and would not hand them on to be rewritten.
+  """
+  token = _naming.set(naming)
+  try:
+    yield
+  finally:
+    _naming.reset(token)
 
 
 def require(condition: bool, message: str) -> None:
   """Raises ValueError with the message unless the condition holds."""
   if not condition:
-    raise ValueError(message)
+    raise ValueError(_naming.get()(message))
 
 
 def check_fields(config: Any, group: str = "") -> None:
@@ -38,7 +58,7 @@ def check_fields(config: Any, group: str = "") -> None:
       converted = convert(value, hints[field.name])
     except ValueError as error:
       shown = repr(value) if isinstance(value, str | float) else reprlib.repr(value)
-      raise ValueError(f"{name}={shown[:80]} {error}.") from None
+      raise ValueError(_naming.get()(f"{name}={shown[:80]} {error}.")) from None
     if converted is not value:
       object.__setattr__(config, field.name, converted)
 

@@ -71,7 +71,11 @@ class RunConfig:
     require(bool(self.run_folder), "run_folder is empty; name a folder.")
     require(self.steps >= 1, f"steps={self.steps} must be at least 1.")
     require(0 <= self.seed < 2**32, f"seed={self.seed} must be in [0, 2^32).")
-    self.advantage_rule().check_num_rollouts(self.sampling.num_rollouts)
+    rule = self.advantage_rule()
+    try:
+      rule.check_num_rollouts(self.sampling.num_rollouts)
+    except ValueError as error:
+      require(False, str(error))
     groups, rollouts = self.data.prompts_per_step, self.sampling.num_rollouts
     micro = self.optimizer.micro_batch_rollouts
     require(

@@ -7,13 +7,16 @@ in its factory. So `--advantage.name tea --advantage.budget 256` becomes the one
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import itertools
 import re
+import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
 from tea_jax.advantages.registry import AdvantageSpec, advantage_factory, available_advantages
+from tea_jax.runs.checks import named_by
 from tea_jax.runs.help import entries, help_page
 from tea_jax.runtime.extras import extra
 from tea_jax.runtime.signatures import named_parameters
@@ -74,7 +77,42 @@ def parse(
     AdvantageSpec.from_words(words)
     rest = ["--advantage", *words, *rest]
   options: dict[str, Any] = {} if default is None else {"default": default}
-  return tyro.cli(kind, args=rest, description=description, prog=prog, **options)
+  with named_by(lambda text: as_flags(text, kind)):
+    return tyro.cli(kind, args=rest, description=description, prog=prog, **options)
+
+
+def as_flags(text: str, kind: type) -> str:
+  """What a config's error says, with its fields called as the flags that set them.
+
+  `temperature=0.0` and `sampling.temperature=0.0` become `--sampling.temperature=0.0`.
+
+  Args:
+    text: of the error.
+    kind: dataclass of the flags.
+  """
+  hints = typing.get_type_hints(kind)
+  groups = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+  places: dict[str, list[str]] = {}
+  for group, hint in groups.items():
+    for field in dataclasses.fields(hint):
+      places.setdefault(field.name, []).append(group)
+
+  def flag(match: re.Match[str]) -> str:
+    group, name = match["group"], match["name"]
+    known = places.get(name, [])
+    if group is None and name in hints and name not in groups and not known:
+      return f"--{name.replace('_', '-')}"
+    if (group is None and len(known) != 1) or (group is not None and group not in known):
+      return match[0]
+    return f"--{group or known[0]}.{name.replace('_', '-')}"
+
+  dotted = r"(?:(?P<group>[a-z]\w*)\.)?(?P<name>[a-z]\w*)"
+  # A bare word may be any word, unless it has an underscore or a value follows.
+  return re.sub(
+    rf"(?<![\w.'\"/-]){dotted}(?![\w./-])",
+    lambda m: flag(m) if m["group"] or "_" in m["name"] or m.string[m.end() :][:1] == "=" else m[0],
+    text,
+  )
 
 
 def rule_help(name: str) -> str:

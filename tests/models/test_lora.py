@@ -265,7 +265,7 @@ def test_load_policy_merges_an_adapter(tmp_path):
 @pytest.mark.parametrize(
   "options, message",
   [
-    ({"peft_type": "IA3"}, "peft_type='IA3' is not supported; supported: LORA"),
+    ({"peft_type": "IA3"}, "peft_type='IA3' of the adapter .* is not supported; supported: LORA"),
     ({"use_dora": True}, "use_dora=True"),
     ({"bias": "all"}, "bias='all'"),
     ({"modules_to_save": ["lm_head"]}, "modules_to_save="),

@@ -1,6 +1,7 @@
 """`--advantage.*`: any argument of any rule's factory, beside tyro's flags."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -8,6 +9,7 @@ from experiments import compare, evaluate, oracle_alignment, train
 from tea_jax.advantages import AdvantageSpec
 from tea_jax.runs import flags
 from tea_jax.runs.config import RunConfig, load_config, save_config
+from tea_jax.runs.groups import RolloutConfig
 
 
 def parsed(words, default=None):
@@ -52,6 +54,33 @@ def test_help_lists_the_rules_and_the_arguments_of_the_one_that_is_named(capsys)
   assert "blended_influence: Influence of each reward" in said
   assert "--advantage.leave-one-out subtract from each subset's maximum" in said
   assert "(default: False)" in said
+
+
+@pytest.mark.parametrize(
+  "words, said",
+  [
+    ("--sampling.temperature 0", "--sampling.temperature=0.0 must be positive"),
+    ("--steps 0", "--steps=0 must"),
+    ("--data.prompts-per-step 0", "--data.prompts-per-step=0 must"),
+    ("--checkpoint.every -1", "--checkpoint.every=-1 must"),
+    ("--evaluation.budgets 9999", "--evaluation.num-samples=128"),
+    ("--objective.clip-epsilon-low 0.1", "no effect with --optimizer.updates-per-batch=1"),
+    ("--sampling.num-rollouts 2 --advantage.name tea", "--sampling.num-rollouts=2 is too small"),
+    ("--validation.top 0", "--validation.top=0 must be between 1 and --validation.num-samples"),
+  ],
+)
+def test_errors_of_a_config_name_the_flag(words, said, capsys):
+  with pytest.raises(SystemExit):
+    parsed(words)
+  shown = re.sub(r"\s*│\s*", " ", capsys.readouterr().err)
+  assert said in shown
+  with pytest.raises(ValueError, match=r"^temperature=0"):
+    RunConfig(sampling=RolloutConfig(temperature=0))  # in Python there are no flags
+
+
+def test_only_fields_become_flags():
+  for text in ("a.b=1 of file.yaml: top of it", "see tea_jax.runs.data", "reward.png", "steps are"):
+    assert flags.as_flags(text, RunConfig) == text
 
 
 def helped(words, capsys):
