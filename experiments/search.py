@@ -34,7 +34,8 @@ def parse(arguments: list[str]) -> tuple[SearchConfig, bool]:
   """`(config, dry run)`: flags override the preset."""
   known, rest = command.first_flags(arguments)
   if known.preset and known.preset not in SEARCH_PRESETS:
-    raise ValueError(f"unknown preset {known.preset!r}; known: {', '.join(SEARCH_PRESETS)}")
+    known_names = ", ".join((*SEARCH_PRESETS, "toy"))
+    raise ValueError(f"unknown preset {known.preset!r}; known: {known_names}")
   default = SEARCH_PRESETS[known.preset or "quickstart"]
   return tyro.cli(SearchConfig, args=rest, default=default, description=__doc__), known.dry_run
 
@@ -58,8 +59,11 @@ class ToyFlags:
   figures: bool = True
 
 
-def work_toy(arguments: list[str]) -> None:
+def work_toy(arguments: list[str], dry_run: bool) -> None:
   flags = tyro.cli(ToyFlags, args=arguments, prog="python -m experiments.search --preset toy")
+  if dry_run:
+    print(yaml.safe_dump(to_dict(flags), sort_keys=False), end="")
+    return
   found = toy_search.run_toy(
     flags.budgets, num_problems=flags.num_problems, seed=flags.seed, say=print
   )
@@ -68,8 +72,8 @@ def work_toy(arguments: list[str]) -> None:
 
 def work(arguments: list[str]) -> None:
   known, rest = command.first_flags(arguments)
-  if known.preset == "toy" and not known.dry_run:
-    work_toy(rest)
+  if known.preset == "toy":
+    work_toy(rest, known.dry_run)
     return
   flags, dry_run = parse(arguments)
   if dry_run:

@@ -32,8 +32,10 @@ def test_regret_shrinks_where_pilots_grow_with_the_budget():
   assert means[1] < means[0]
 
 
-def test_the_toy_writes_a_report(tmp_path):
+def test_the_toy_writes_a_report(tmp_path, capsys):
   arguments = ["--preset", "toy", "--budgets", "30", "--num-problems", "50"]
+  assert search.main([*arguments, "--dry-run"]) == 0
+  assert "num_problems: 50" in capsys.readouterr().out
   assert search.main([*arguments, "--output", str(tmp_path), "--no-figures"]) == 0
   stored = json.loads((tmp_path / "toy.json").read_text())
   assert set(stored["regret"]) == set(COMMITTING)

@@ -41,8 +41,8 @@ _MAJORITY_OBJECTIVES = (
 )
 _SFT = SupervisedConfig(
   run_folder="runs/cat-sft-quickstart",
-  steps=60,
-  validation_every=30,
+  steps=40,
+  validation_every=40,
   model=PolicyConfig(name="smollm2-135m-instruct", remat="dots"),
   data=PairConfig(pairs=sums.TASK, target="answer", chat=False, max_length=48, batch_size=16),
   optimizer=OptimizerConfig(learning_rate=5e-5),
@@ -103,7 +103,7 @@ BRANCHES: Mapping[str, BranchExperiment] = {
     objectives=_PASS_OBJECTIVES,
     seeds=(0,),
     sampling=RolloutConfig(num_rollouts=32, max_completion_length=8),
-    evaluation=EvaluationConfig(num_prompts=64, num_samples=128),
+    evaluation=EvaluationConfig(num_prompts=64, num_samples=64),
     reward=_SUMS_REWARD,
     published=published.SUPERVISED_PASS,
   ),
