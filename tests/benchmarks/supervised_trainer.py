@@ -15,13 +15,12 @@ import dataclasses
 import json
 import os
 import pathlib
-import time
 
 from tea_jax.data.tasks import read_task
 from tea_jax.runs.groups import CheckpointConfig, LoggingConfig
 from tea_jax.studies.compute_aligned.presets import BRANCHES
 from tea_jax.studies.compute_aligned.sums import work_out
-from tests.benchmarks.trainer import compare_sides
+from tests.benchmarks.trainer import compare_sides, step_clock
 
 
 def _config(folder: pathlib.Path, steps: int):
@@ -71,14 +70,7 @@ def trl_side(folder: pathlib.Path, steps: int) -> list[float]:
   build.load_run_policy(config).save_pretrained(folder / "model")
   pairs = load_pair_splits(config.data)["train"]
 
-  class Clock(transformers.TrainerCallback):
-    def __init__(self):
-      self.ends = [time.perf_counter()]
-
-    def on_step_end(self, *_, **__):
-      self.ends.append(time.perf_counter())
-
-  clock = Clock()
+  clock = step_clock()
   trainer = trl.SFTTrainer(
     model=transformers.AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32),
     processing_class=transformers.AutoTokenizer.from_pretrained(folder / "model"),
@@ -103,7 +95,7 @@ def trl_side(folder: pathlib.Path, steps: int) -> list[float]:
     ),
   )
   trainer.train()
-  return [after - before for before, after in zip(clock.ends, clock.ends[1:], strict=False)]
+  return clock.seconds
 
 
 SIDES = {"tea_jax": tea_jax_side, "trl": trl_side}

@@ -52,6 +52,22 @@ def tea_jax_side(folder: pathlib.Path, steps: int) -> list[float]:
   return seconds
 
 
+def step_clock():
+  """A callback of transformers' trainers that notes the `seconds` of each step."""
+  import transformers
+
+  class Clock(transformers.TrainerCallback):
+    def __init__(self):
+      self.seconds, self._last = [], time.perf_counter()
+
+    def on_step_end(self, *_, **__):
+      now = time.perf_counter()
+      self.seconds.append(now - self._last)
+      self._last = now
+
+  return Clock()
+
+
 def trl_side(folder: pathlib.Path, steps: int) -> list[float]:
   import datasets
   import torch
@@ -72,14 +88,7 @@ def trl_side(folder: pathlib.Path, steps: int) -> list[float]:
   def reward(prompts, completions, **_):
     return [float(value) for value in score(prompts, completions)]
 
-  class Clock(transformers.TrainerCallback):
-    def __init__(self):
-      self.ends = [time.perf_counter()]
-
-    def on_step_end(self, *_, **__):
-      self.ends.append(time.perf_counter())
-
-  clock = Clock()
+  clock = step_clock()
   trainer = trl.GRPOTrainer(
     model=transformers.AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32),
     processing_class=transformers.AutoTokenizer.from_pretrained(folder / "model"),
@@ -105,7 +114,7 @@ def trl_side(folder: pathlib.Path, steps: int) -> list[float]:
     ),
   )
   trainer.train()
-  return [after - before for before, after in zip(clock.ends, clock.ends[1:], strict=False)]
+  return clock.seconds
 
 
 SIDES = {"tea_jax": tea_jax_side, "trl": trl_side}
