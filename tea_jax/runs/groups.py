@@ -264,6 +264,9 @@ class LoggingConfig:
     project: of Weights & Biases and trackio.
     samples_every: steps between rollouts written as text to `rollouts/`; 0 for none.
     samples_per_prompt: rollouts of each prompt written (the best, the worst, then in order).
+    profile_steps: steps, counted from 1, that JAX's profiler records into `profile/`.
+    peak_teraflops: of one device; adds the share of it that the model's arithmetic takes
+      (`utilization/*`). 0 for none.
   """
 
   live: bool = True
@@ -271,9 +274,16 @@ class LoggingConfig:
   project: str = "tea_jax"
   samples_every: int = 10
   samples_per_prompt: int = 4
+  profile_steps: tuple[int, ...] = ()
+  peak_teraflops: float = 0.0
 
   def __post_init__(self) -> None:
     check_fields(self, "logging")
+    require(
+      all(step >= 1 for step in self.profile_steps),
+      f"logging.profile_steps={self.profile_steps} must be steps, counted from 1.",
+    )
+    require(self.peak_teraflops >= 0, f"logging.peak_teraflops={self.peak_teraflops} is negative.")
     for name in ("samples_every", "samples_per_prompt"):
       value = getattr(self, name)
       require(value >= 0, f"logging.{name}={value} must be >= 0 (0: none).")

@@ -45,6 +45,7 @@ from tea_jax.training.kl_control import KLControl, controlled_coefficient, obser
 from tea_jax.training.learner import make_learner, place, trim
 from tea_jax.training.metrics import completion_metrics, memory_metrics, reward_metrics
 from tea_jax.training.optimizer import learning_rates
+from tea_jax.training.profiling import traced, utilization
 from tea_jax.training.update import Batch
 from tea_jax.training.validation import Validation, better, validation_best_of_n
 
@@ -157,6 +158,7 @@ class Run:
     self.told_ties = False
     self.advantages = AdvantageStep(self.rule, answer=parts.answer)
     start = parts.policy.params
+    self.num_params = sum(leaf.size for leaf in jax.tree.leaves(start))
     self.reference = start if parts.objective.needs_reference else None
     self.identity = {
       "reward": code_identity(parts.reward),
@@ -229,7 +231,8 @@ class Run:
     for step in range(self.first_step, self.parts.steps):
       before, offsets = self.state, self.log.offsets()
       try:
-        metrics, timings = self.step(step)
+        with traced(self.folder.path / "profile", step + 1 in self.parts.logging.profile_steps):
+          metrics, timings = self.step(step)
       except (RewardError, KeyboardInterrupt) as error:
         if before.intact:
           self._save(step, before, offsets, failed=isinstance(error, RewardError))
@@ -322,7 +325,15 @@ class Run:
       }
       self._log_samples(step, chosen, scores, np.asarray(advantages))
     self._tell_ties(step, metrics)
-    return metrics, {**clock.timings(metrics["num_tokens"]), **memory_metrics()}
+    timings = clock.timings(metrics["num_tokens"])
+    used = utilization(
+      timings,
+      num_tokens=metrics["num_tokens"],
+      num_params=self.num_params,
+      peak_teraflops=self.parts.logging.peak_teraflops,
+      num_devices=1 if self.mesh is None else self.mesh.size,
+    )
+    return metrics, {**timings, **used, **memory_metrics()}
 
   def _tell_ties(self, step: int, metrics: Mapping[str, float]) -> None:
     """Says once that a rule of the tail is blind to most groups, and what is not."""

@@ -57,6 +57,9 @@ def completion_metrics(lengths: np.ndarray, finished: np.ndarray) -> dict[str, f
   Args:
     lengths: `[P, m]`.
     finished: `[P, m]`, False where cut.
+
+  `completions/live_frac` is the share of rows that still write, averaged over the longest one's
+  steps: what decoding does not spend on finished rows.
   """
   lengths, finished = np.asarray(lengths), np.asarray(finished)
   ended = lengths[finished]
@@ -66,6 +69,7 @@ def completion_metrics(lengths: np.ndarray, finished: np.ndarray) -> dict[str, f
     "completions/max_length": float(lengths.max()),
     "completions/terminated_length": float(ended.mean()) if ended.size else math.nan,
     "completions/clipped_ratio": float(1.0 - finished.mean()),
+    "completions/live_frac": float(lengths.mean() / max(lengths.max(), 1)),
     "num_tokens": int(lengths.sum()),
   }
 

@@ -125,4 +125,5 @@ def test_completion_metrics_by_hand():
   assert metrics["completions/mean_length"] == 4.0
   assert metrics["completions/terminated_length"] == 3.0
   assert metrics["completions/clipped_ratio"] == 0.5
+  assert metrics["completions/live_frac"] == 16 / (4 * 5)
   assert metrics["num_tokens"] == 16
