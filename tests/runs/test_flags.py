@@ -1,7 +1,6 @@
 """`--advantage.*`: any argument of any rule's factory, beside tyro's flags."""
 
 import dataclasses
-import re
 
 import pytest
 
