@@ -273,9 +273,16 @@ def checksums(tree: Any) -> list[int]:
   leaves = jax.tree.leaves(tree)
   if not all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves):
     return []
+  return [_checksum(leaf) for leaf in leaves]
+
+
+def _checksum(leaf: Any) -> int:
+  """One array is on the host at a time: an array of JAX keeps its host copy, so a copy is fetched."""
+  if isinstance(leaf, jax.Array) and leaf.devices().pop().platform != "cpu":
+    leaf = leaf.copy()
   # The annotation of numpy's buffer protocol needs Python 3.12.
-  buffers: list[Any] = [np.ascontiguousarray(leaf).view(np.uint8) for leaf in leaves]
-  return [zlib.crc32(buffer) for buffer in buffers]
+  buffer: Any = np.ascontiguousarray(leaf).view(np.uint8)
+  return zlib.crc32(buffer)
 
 
 def _meta_checksum(meta: dict[str, Any]) -> int:
