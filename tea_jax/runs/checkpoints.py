@@ -277,7 +277,7 @@ def checksums(tree: Any) -> list[int]:
 
 
 def _checksum(leaf: Any) -> int:
-  """One array is on the host at a time: an array of JAX keeps its host copy, so a copy is fetched."""
+  """One array is on the host at a time: those of JAX keep their host copy, so a copy is fetched."""
   if isinstance(leaf, jax.Array) and leaf.devices().pop().platform != "cpu":
     leaf = leaf.copy()
   # The annotation of numpy's buffer protocol needs Python 3.12.
