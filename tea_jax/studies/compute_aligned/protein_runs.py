@@ -204,7 +204,7 @@ def _draw(path: pathlib.Path, found: Mapping[str, Any]) -> None:
   centres = (np.array(found["bins"][1:]) + np.array(found["bins"][:-1])) / 2
   styles = line_styles(found["best_of_n"])
   for name, seeds in found["best_of_n"].items():
-    left.plot(centres, found["histogram"][name], **styles[name], label=name)
+    left.plot(centres, found["histogram"][name], **styles[name], label=name.split(",")[0])
     right.plot(found["budgets"], np.mean(seeds, axis=0), marker="o", markersize=3, **styles[name])
   left.set(xlabel="share of hydrophobic residues", ylabel="share of sequences")
   left.legend(frameon=False, fontsize=6)
