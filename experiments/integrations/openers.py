@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import pathlib
+from typing import Any
+
+import jax
+import numpy as np
 
 import tea_jax
+from tea_jax.advantages.registry import AdvantageSpec
+from tea_jax.advantages.rule import GroupRule
 from tea_jax.rewards import RewardFunction, make_reward
 from tea_jax.runs.datasets import load_splits
 from tea_jax.runs.presets import get_preset
 
 QUICKSTART = get_preset("quickstart").config
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+  """What is trained.
+
+  Attributes:
+    output: Hugging Face folder of the trained policy.
+    rule: an advantage rule of ours, or "own" for the trainer's own GRPO.
+    model: Hugging Face folder of the base policy; SmolLM2 if empty.
+    steps, prompts_per_step, num_rollouts, max_completion_length, learning_rate, seed: of the run.
+    kl_coefficient: of the penalty for leaving the base model; 0 keeps no second copy of it.
+  """
+
+  output: str
+  rule: str = "tea:tail_fraction=0.5"
+  model: str = ""
+  steps: int = QUICKSTART.steps
+  prompts_per_step: int = QUICKSTART.data.prompts_per_step
+  num_rollouts: int = QUICKSTART.sampling.num_rollouts
+  max_completion_length: int = QUICKSTART.sampling.max_completion_length
+  learning_rate: float = QUICKSTART.optimizer.learning_rate
+  kl_coefficient: float = QUICKSTART.objective.kl_coefficient
+  seed: int = 0
+
+  @property
+  def base(self) -> str:
+    return self.model or base_model()
+
+  def make_rule(self) -> GroupRule | None:
+    return None if self.rule == "own" else AdvantageSpec.parse(self.rule).build()
 
 
 def base_model(folder: str = "runs/integrations/base") -> str:
@@ -19,10 +58,34 @@ def base_model(folder: str = "runs/integrations/base") -> str:
   return folder
 
 
-def training_prompts() -> list[str]:
-  """Those of the quickstart; `experiments.evaluate --preset quickstart` holds out the others."""
-  return [prompt.text for prompt in load_splits(QUICKSTART.data)["train"]]
+def training_prompts(split: str = "train") -> list[str]:
+  """Those of the quickstart, whose `experiments.evaluate` takes the "test" ones."""
+  return [prompt.text for prompt in load_splits(QUICKSTART.data)[split]]
 
 
+@functools.cache
 def reward() -> RewardFunction:
   return make_reward("lexicon")
+
+
+def compute_score(solution_str: str, extra_info: dict[str, Any], **_: Any) -> float:
+  """The reward as verl calls it."""
+  return float(reward()([extra_info["prompt"]], [solution_str])[0])
+
+
+def sample_groups(flags: Flags, prompts: list[str]) -> tuple[list[list[str]], np.ndarray]:
+  """Completions of the base policy and their lengths in tokens, `[prompts, num_rollouts]` each."""
+  policy = tea_jax.load_policy(flags.base)
+  sampling = tea_jax.SamplingConfig(max_completion_length=flags.max_completion_length)
+  rollouts = tea_jax.RolloutEngine(policy, sampling).generate(
+    policy.params,
+    [policy.tokenizer.encode(prompt) for prompt in prompts],
+    key=jax.random.key(flags.seed),
+    num_rollouts=flags.num_rollouts,
+  )
+  lengths = np.asarray(rollouts.completion_lengths)
+  texts = [
+    [policy.tokenizer.decode(t[:n], skip_special_tokens=True) for t, n in zip(*group)]
+    for group in zip(np.asarray(rollouts.completion_tokens), lengths)
+  ]
+  return texts, lengths
