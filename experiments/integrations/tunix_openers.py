@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -84,22 +85,22 @@ def make_learner(flags: Flags) -> Any:
   )
 
 
-def batches(flags: Flags) -> list[dict[str, Any]]:
+def batches(flags: Flags, rollout_config: Any) -> Iterator[dict[str, Any]]:
   """Prompts of each step, in an order drawn by the seed."""
   prompts = np.array(training_prompts())
   generator = np.random.default_rng(flags.seed)
-  rows = [
-    generator.permutation(len(prompts))
-    for _ in range(1 + flags.steps * flags.prompts_per_step // len(prompts))
-  ]
-  rows = np.concatenate(rows)[: flags.steps * flags.prompts_per_step]
-  return [{"prompts": prompts[r]} for r in rows.reshape(flags.steps, -1)]
+  count = flags.steps * flags.prompts_per_step
+  epochs = [generator.permutation(prompts) for _ in range(-(-count // len(prompts)))]
+  for step, batch in enumerate(np.concatenate(epochs)[:count].reshape(flags.steps, -1)):
+    # Tunix 0.1.7 draws every step's completions with the one key of the config.
+    rollout_config.seed = jax.random.fold_in(jax.random.PRNGKey(flags.seed), step)
+    yield {"prompts": batch}
 
 
 def main(flags: Flags) -> None:
   learner = make_learner(flags)
   started = time.perf_counter()
-  learner.train(batches(flags))
+  learner.train(batches(flags, learner.rl_cluster.cluster_config.rollout_config))
   save_llama(learner.rl_cluster.actor_trainer.model, flags.base, flags.output)
   print(f"{flags.steps} steps in {time.perf_counter() - started:.0f} s: {flags.output}")
 

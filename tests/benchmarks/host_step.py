@@ -79,7 +79,7 @@ def tunix_times(flags: Flags) -> tuple[list[float], list[float]]:
     return estimator(**kwargs)
 
   function_registry.register_advantage_estimator("tea")(registered)
-  learner.train(batches(flags))
+  learner.train(batches(flags, learner.rl_cluster.cluster_config.rollout_config))
   return hook.seconds[:-1], [after - before for before, after in itertools.pairwise(starts)]
 
 

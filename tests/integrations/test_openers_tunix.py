@@ -1,5 +1,7 @@
 """The example of Tunix on a tiny model, as its command runs it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -37,18 +39,35 @@ def test_a_saved_folder_holds_the_weights_that_were_loaded(base, tmp_path):
   assert distance(tmp_path / "again", base) == 0
 
 
-@pytest.mark.parametrize("rule", ["tea:tail_fraction=0.5", "own"])
-def test_the_example_trains_and_its_folder_is_evaluated(rule, base, tmp_path, monkeypatch):
+@pytest.fixture
+def flags(base, tmp_path, monkeypatch):
   monkeypatch.setattr(tunix_openers, "training_prompts", lambda: ["once upon", "a ship", "go"])
-  flags = Flags(
+  return Flags(
     output=str(tmp_path / "trained"),
-    rule=rule,
     model=base,
     steps=3,
     num_rollouts=8,
     max_completion_length=8,
     learning_rate=1e-3,
   )
+
+
+@pytest.mark.parametrize("rule", ["tea:tail_fraction=0.5", "own"])
+def test_the_example_trains_and_its_folder_is_evaluated(rule, flags, tmp_path):
+  flags = dataclasses.replace(flags, rule=rule)
   tunix_openers.main(flags)
-  assert distance(flags.output, base) > 1e-4
-  assert "trained" in evaluate(flags.output, base, tmp_path / "evaluation")
+  assert distance(flags.output, flags.base) > 1e-4
+  assert "trained" in evaluate(flags.output, flags.base, tmp_path / "evaluation")
+
+
+def test_steps_draw_other_completions_of_the_same_prompt(flags, monkeypatch):
+  drawn = []
+
+  def constant(prompts, completions):
+    drawn.append((tuple(prompts), tuple(completions)))
+    return [0.0] * len(prompts)
+
+  monkeypatch.setattr(tunix_openers, "training_prompts", lambda: ["once upon"])
+  monkeypatch.setattr(tunix_openers, "reward", lambda: constant)
+  tunix_openers.main(dataclasses.replace(flags, kl_coefficient=0.0))
+  assert len(set(drawn)) == len(drawn) == 3

@@ -1,5 +1,6 @@
 """The example of verl on a tiny model: its files, its config, its advantages."""
 
+import dataclasses
 import shlex
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_the_printed_command_is_a_config_that_verl_accepts(flags, capsys):
 
 @pytest.mark.parametrize("rule", ["tea:tail_fraction=0.5", "tail_influence", "own"])
 def test_verls_advantages_are_the_rules_in_the_order_of_the_groups(rule, flags):
-  flags = Flags(**{**vars(flags), "rule": rule})
+  flags = dataclasses.replace(flags, rule=rule)
   files = {"train": "train.parquet", "test": "test.parquet"}
   algorithm = verl_openers.composed(verl_openers.settings(flags, files)).algorithm
   generator = np.random.default_rng(1)

@@ -12,14 +12,15 @@ from tea_jax.models.causal_lm import init_params
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.weights import huggingface
 from tea_jax.models.weights.load import load_policy
-from tests.integrations.tiny_torch import ALPHABET, letter_tokenizer
+from tests.integrations.tiny_torch import letter_tokenizer
 
 
 def tiny_base(folder: pathlib.Path, tokenizer: Any = None) -> str:
-  """Writes a Llama of two layers with random weights, over `ALPHABET` or another tokenizer."""
+  """Writes a Llama of two layers with random weights, over letters or another tokenizer."""
+  tokenizer = tokenizer or letter_tokenizer()
   config = ModelConfig(
     architecture="Llama",
-    vocab_size=len(ALPHABET) + 2 if tokenizer is None else len(tokenizer),
+    vocab_size=len(tokenizer),
     hidden_size=32,
     intermediate_size=48,
     num_layers=2,
@@ -29,10 +30,12 @@ def tiny_base(folder: pathlib.Path, tokenizer: Any = None) -> str:
     max_positions=128,
     rope_theta=10_000.0,
     tie_embeddings=True,
-    eos_token_ids=(1,) if tokenizer is None else (tokenizer.eos_token_id,),
+    eos_token_ids=(tokenizer.eos_token_id,),
+    bos_token_id=tokenizer.bos_token_id,
+    pad_token_id=tokenizer.pad_token_id,
   )
   params = init_params(config, jax.random.key(0))
-  huggingface.save_pretrained(folder, config, params, tokenizer or letter_tokenizer())
+  huggingface.save_pretrained(folder, config, params, tokenizer)
   return str(folder)
 
 
