@@ -13,7 +13,8 @@ when an estimator is called, since verl imports this module in each of its worke
 A session of several turns has a row for each of its outputs, and verl shows all of them to every
 estimator but its own GRPO: each then counts as a rollout.
 
-SkyRL's config has no place for a rule's arguments; they are given where the rule is registered:
+SkyRL's config has no place for a rule's arguments; they are given where the rule is registered
+(tried with SkyRL 0.4.0, not covered by a test):
 
   from skyrl.backends.skyrl_train.utils.ppo_utils import register_advantage_estimator
   register_advantage_estimator("tea")(RuleEstimator("tea", budget=128))
