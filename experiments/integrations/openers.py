@@ -70,11 +70,11 @@ def reward() -> RewardFunction:
 
 def compute_score(solution_str: str, extra_info: dict[str, Any], **_: Any) -> float:
   """The reward as verl calls it."""
-  return float(reward()([extra_info["prompt"]], [solution_str])[0])
+  return float(np.asarray(reward()([extra_info["prompt"]], [solution_str]), float)[0])
 
 
-def sample_groups(flags: Flags, prompts: list[str]) -> tuple[list[list[str]], np.ndarray]:
-  """Completions of the base policy and their lengths in tokens, `[prompts, num_rollouts]` each."""
+def sample_rewards(flags: Flags, prompts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+  """Rewards and lengths of completions of the base policy, `[prompts, num_rollouts]` each."""
   policy = tea_jax.load_policy(flags.base)
   sampling = tea_jax.SamplingConfig(max_completion_length=flags.max_completion_length)
   rollouts = tea_jax.RolloutEngine(policy, sampling).generate(
@@ -84,8 +84,9 @@ def sample_groups(flags: Flags, prompts: list[str]) -> tuple[list[list[str]], np
     num_rollouts=flags.num_rollouts,
   )
   lengths = np.asarray(rollouts.completion_lengths)
-  texts = [
-    [policy.tokenizer.decode(t[:n], skip_special_tokens=True) for t, n in zip(*group)]
-    for group in zip(np.asarray(rollouts.completion_tokens), lengths)
-  ]
-  return texts, lengths
+  rewards = np.zeros(lengths.shape, np.float32)
+  for place in np.ndindex(*lengths.shape):
+    tokens = np.asarray(rollouts.completion_tokens)[place][: lengths[place]]
+    text = policy.tokenizer.decode(tokens, skip_special_tokens=True)
+    rewards[place] = compute_score(text, {"prompt": prompts[place[0]]})
+  return rewards, lengths

@@ -21,16 +21,8 @@ from typing import Any
 import numpy as np
 import tyro
 
-from experiments.integrations.openers import (
-  QUICKSTART,
-  Flags,
-  compute_score,
-  sample_groups,
-  training_prompts,
-)
+from experiments.integrations.openers import QUICKSTART, Flags, sample_rewards, training_prompts
 from tea_jax.advantages.registry import AdvantageSpec
-
-NUM_CHECKED = 2
 
 
 def write_prompts(folder: str) -> dict[str, str]:
@@ -143,12 +135,10 @@ def advantages(algorithm: Any, rewards: np.ndarray, lengths: np.ndarray) -> np.n
 def main(flags: Flags) -> None:
   overrides = settings(flags, write_prompts(flags.output))
   config = composed(overrides)
-  prompts = training_prompts()[:NUM_CHECKED]
-  texts, lengths = sample_groups(flags, prompts)
-  rewards = [[compute_score(t, {"prompt": p}) for t in group] for p, group in zip(prompts, texts)]
-  found = advantages(config.algorithm, np.float32(rewards), lengths)[..., 0]
   if rule := flags.make_rule():
-    distance = np.abs(found - np.asarray(rule(np.float32(rewards)))).max()
+    rewards, lengths = sample_rewards(flags, training_prompts()[:2])
+    found = advantages(config.algorithm, rewards, lengths)[..., 0]
+    distance = np.abs(found - np.asarray(rule(rewards))).max()
     print(f"verl's advantages are those of {rule!r} to {distance:.1e}, of {found.shape} rollouts")
   print(shlex.join(["python", "-m", "verl.trainer.main_ppo", *overrides]))
   actor = f"{config.trainer.default_local_dir}/global_step_{flags.steps}/actor"
