@@ -1,5 +1,6 @@
 """Completions that would hold or stop a verifier get a score, in bounded time."""
 
+import functools
 import json
 import time
 
@@ -96,12 +97,17 @@ def test_a_schema_is_never_fetched(reference):
     make_reward("json_schema", schema={"properties": {"a": {"$ref": reference}}})
 
 
+@functools.cache
+def _recursive():
+  """One for all texts: its process takes longer to start than to answer."""
+  pytest.importorskip("jsonschema")
+  return make_reward("json_schema", schema=RECURSIVE, parsed=0.5)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet='\\boxedf{}[]",:0123456789.eE-+nulltrue ', max_size=60))
 def test_any_text_gets_a_score(text):
-  pytest.importorskip("jsonschema")
-  reward = make_reward("json_schema", schema=RECURSIVE, parsed=0.5)
-  assert call_reward(reward, ["p"], [text])[0] in (0.0, 0.5, 1.0)
+  assert call_reward(_recursive(), ["p"], [text])[0] in (0.0, 0.5, 1.0)
   answer = extract_boxed(text)
   assert answer is None or answer in text
 
