@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
+import jaxtyping
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -24,6 +25,13 @@ else:
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
   )
   hypothesis.settings.load_profile("tea_jax")
+
+try:
+  from tests.runtime_types import check_shapes
+except ModuleNotFoundError:
+  pass  # the same: no beartype
+else:
+  check_shapes()
 
 CACHE_SETTINGS = (
   "jax_compilation_cache_dir",
@@ -62,6 +70,12 @@ def float32_products():
   """Accelerators multiply float32 in fewer bits unless told; the tests ask for all of them."""
   if jax.default_backend() != "cpu":
     jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+  """Wrong shapes reach the functions, as those of users do, and get an answer in words."""
+  monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

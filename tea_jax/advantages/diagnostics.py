@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from tea_jax import tail
 
 
 def advantage_diagnostics(
-  rewards: Float[Array, "*batch num_rollouts"],
-  advantages: Float[Array, "*batch num_rollouts"],
+  rewards: Float[ArrayLike, "*batch num_rollouts"],
+  advantages: Float[ArrayLike, "*batch num_rollouts"],
   *,
   tail_fraction: float,
   budget: int,
-  where: Bool[Array, "*batch num_rollouts"] | None = None,
+  where: Bool[ArrayLike, "*batch num_rollouts"] | None = None,
   minimum_rollouts: int = 2,
 ) -> dict[str, Float[Array, ""]]:
   """Means over the groups of a batch, as scalars by the name under which they are logged.

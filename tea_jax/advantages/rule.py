@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from tea_jax.advantages.tracking import Tracker
@@ -40,14 +41,14 @@ class AdvantageRule(Protocol):
 
   def __call__(
     self,
-    rewards: Float[Array, "*batch num_rollouts"],
+    rewards: Float[ArrayLike, "*batch num_rollouts"],
     *,
     key: Array | None = None,
-    where: Bool[Array, "*batch num_rollouts"] | None = None,
-    logprobs: Float[Array, "*batch num_rollouts"] | None = None,
-    answers: Int[Array, "*batch num_rollouts"] | None = None,
-    quantiles: Float[Array, "*batch num_rollouts"] | None = None,
-    thresholds: Float[Array, "*batch"] | None = None,
+    where: Bool[ArrayLike, "*batch num_rollouts"] | None = None,
+    logprobs: Float[ArrayLike, "*batch num_rollouts"] | None = None,
+    answers: Int[ArrayLike, "*batch num_rollouts"] | None = None,
+    quantiles: Float[ArrayLike, "*batch num_rollouts"] | None = None,
+    thresholds: Float[ArrayLike, "*batch"] | None = None,
   ) -> Float[Array, "*batch num_rollouts"]:
     """Computes advantages.
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from tea_jax.advantages.votes import votes_to_win
@@ -65,10 +66,10 @@ def reward_buffer(capacity: int = 4000) -> RewardBuffer:
 
 def append_rewards(
   buffer: RewardBuffer,
-  rewards: Float[Array, "*batch num_rollouts"],
+  rewards: Float[ArrayLike, "*batch num_rollouts"],
   *,
   step: int | Int[Array, ""],
-  where: Bool[Array, "*batch num_rollouts"] | None = None,
+  where: Bool[ArrayLike, "*batch num_rollouts"] | None = None,
 ) -> RewardBuffer:
   """Appends rewards in order; those outside `where` are left out, the oldest are dropped."""
   buffer = RewardBuffer(*map(jnp.asarray, buffer))  # restored checkpoints hold numpy arrays
@@ -92,7 +93,7 @@ def append_rewards(
 
 def reward_quantiles(
   buffer: RewardBuffer,
-  rewards: Float[Array, "*batch num_rollouts"],
+  rewards: Float[ArrayLike, "*batch num_rollouts"],
   *,
   step: int | Int[Array, ""] = 0,
   decay: float = 1.0,

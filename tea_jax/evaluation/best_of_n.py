@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jax.typing import ArrayLike
+from jaxtyping import Float, Real
 
 from tea_jax.tail.order_statistics import subset_maximum_weights
 
 Method = Literal["grouped", "exact"]
 
 
-def best_of_n_grouped(rewards: Float[np.ndarray, "P n"], budget: int) -> Float[np.ndarray, "P"]:
+def best_of_n_grouped(rewards: Real[ArrayLike, "P n"], budget: int) -> Float[np.ndarray, "P"]:
   """Mean over the n / N consecutive groups of N rewards of the group's maximum.
 
   Args:
@@ -46,7 +47,7 @@ def best_of_n_grouped(rewards: Float[np.ndarray, "P n"], budget: int) -> Float[n
 
 
 def best_of_n_exact(
-  rewards: Float[np.ndarray, "P n"], budgets: Sequence[int] | None = None
+  rewards: Real[ArrayLike, "P n"], budgets: Sequence[int] | None = None
 ) -> Float[np.ndarray, "P num_budgets"]:
   """Mean of the maximum over all C(n, N) subsets of N completions: unbiased, of least variance.
 
@@ -100,7 +101,7 @@ class Frontier:
 
 
 def best_of_n_frontier(
-  rewards: Float[np.ndarray, "P n"],
+  rewards: Real[ArrayLike, "P n"],
   budgets: Sequence[int] | None = None,
   *,
   method: Method = "grouped",
@@ -130,7 +131,7 @@ def default_budgets(num_samples: int, method: Method = "grouped") -> list[int]:
   return [b for b in powers if method == "exact" or num_samples % b == 0]
 
 
-def top_mean(rewards: Float[np.ndarray, "P n"], top: int = 10) -> float:
+def top_mean(rewards: Real[ArrayLike, "P n"], top: int = 10) -> float:
   """Mean over prompts of the mean of a prompt's `top` largest rewards: the validation score.
 
   The papers select checkpoints by the top 10 of 32 completions of 128 validation prompts.
@@ -154,7 +155,7 @@ def top_mean(rewards: Float[np.ndarray, "P n"], top: int = 10) -> float:
   return float(np.mean(means))
 
 
-def checked_rewards(rewards: Float[np.ndarray, "P n"]) -> Float[np.ndarray, "P n"]:
+def checked_rewards(rewards: Real[ArrayLike, "P n"]) -> Float[np.ndarray, "P n"]:
   """Float64 rewards `[P, n]`.
 
   Raises:

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Real
 from scipy import special
 
 from tea_jax.scaling.tail_fits import (
@@ -34,13 +35,13 @@ Coefficient = Literal["expected_maximum", "quantile"]
 
 
 def predict_best_of_n(
-  rewards: Float[Array, "*batch num_rollouts"],
+  rewards: Real[ArrayLike, "*batch num_rollouts"],
   budgets: Sequence[int],
   *,
   law: Law = "gaussian_tail",
   tail_fraction: float = 0.2,
   coefficient: Coefficient = "expected_maximum",
-  where: Bool[Array, "*batch num_rollouts"] | None = None,
+  where: Bool[ArrayLike, "*batch num_rollouts"] | None = None,
 ) -> Float[Array, "*batch num_budgets"]:
   """Expected reward of the best of N rollouts, for N far above the rollouts at hand.
 
@@ -81,7 +82,7 @@ def predict_best_of_n(
 
 
 def best_of_n_interval(
-  rewards: Float[Array, "*batch num_rollouts"],
+  rewards: Real[ArrayLike, "*batch num_rollouts"],
   budgets: Sequence[int],
   *,
   key: Array,

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from tea_jax.scaling.laws import Coefficient, Law, predict_best_of_n
 from tea_jax.tail.statistics import as_rewards
 
 
 def predict_with_shared_shape(
-  rewards: Float[Array, "*batch P num_rollouts"],
+  rewards: Real[ArrayLike, "*batch P num_rollouts"],
   budgets: Sequence[int],
   *,
   law: Law = "gaussian_tail",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from scipy import optimize, special
 
 from tea_jax.tail.gaussian import check_budget
@@ -25,7 +25,7 @@ class BetaLaw(NamedTuple):
 
 
 def fit_success_rates(
-  successes: Int[np.ndarray, "P"], trials: Int[np.ndarray, "P"] | int
+  successes: Real[np.ndarray, "P"], trials: Real[np.ndarray, "P"] | int
 ) -> BetaLaw:
   """Beta law of the prompts' success probabilities, by maximum marginal likelihood.
 
@@ -56,8 +56,8 @@ def fit_success_rates(
 
 
 def predict_pass_at_n(
-  successes: Int[np.ndarray, "P"],
-  trials: Int[np.ndarray, "P"] | int,
+  successes: Real[np.ndarray, "P"],
+  trials: Real[np.ndarray, "P"] | int,
   budgets: Sequence[int],
 ) -> Float[np.ndarray, "P num_budgets"]:
   """Probability that one of N trials succeeds, for N beyond the trials at hand too.
@@ -105,7 +105,7 @@ def _parameters(point: np.ndarray) -> tuple[float, float]:
 
 
 def _checked(
-  successes: Int[np.ndarray, "P"], trials: Int[np.ndarray, "P"] | int
+  successes: Real[np.ndarray, "P"], trials: Real[np.ndarray, "P"] | int
 ) -> tuple[np.ndarray, np.ndarray]:
   counts = np.asarray(successes, np.float64)
   if counts.ndim != 1 or not counts.size:

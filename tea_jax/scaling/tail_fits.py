@@ -9,7 +9,8 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Real
 from scipy import special
 
 from tea_jax.tail.statistics import as_rewards, rational_tail_fraction
@@ -63,10 +64,10 @@ class UpperTail(NamedTuple):
 
 
 def fit_gaussian_tail(
-  rewards: Float[Array, "*batch num_rollouts"],
+  rewards: Real[ArrayLike, "*batch num_rollouts"],
   *,
   tail_fraction: float = 0.2,
-  where: Bool[Array, "*batch num_rollouts"] | None = None,
+  where: Bool[ArrayLike, "*batch num_rollouts"] | None = None,
 ) -> GaussianTail:
   """Inverts the moments of a truncated normal.
 
@@ -85,10 +86,10 @@ def fit_gaussian_tail(
 
 
 def fit_pareto_tail(
-  rewards: Float[Array, "*batch num_rollouts"],
+  rewards: Real[ArrayLike, "*batch num_rollouts"],
   *,
   tail_fraction: float = 0.2,
-  where: Bool[Array, "*batch num_rollouts"] | None = None,
+  where: Bool[ArrayLike, "*batch num_rollouts"] | None = None,
 ) -> ParetoTail:
   """Generalized Pareto law of the excesses by probability-weighted moments.
 
@@ -106,8 +107,8 @@ def fit_pareto_tail(
 
 
 def rewards_and_mask(
-  rewards: Float[Array, "*batch num_rollouts"],
-  where: Bool[Array, "*batch num_rollouts"] | None,
+  rewards: Real[ArrayLike, "*batch num_rollouts"],
+  where: Bool[ArrayLike, "*batch num_rollouts"] | None,
 ) -> tuple[Array, Array]:
   """Floating rewards, and which of them count."""
   rewards = as_rewards(rewards)

@@ -18,7 +18,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+# -80 and -80.0 and an array of any shape: what else is given has to broadcast with it.
+Logarithm = Real[ArrayLike, "*#batch"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +51,8 @@ class Strategy(abc.ABC):
       raise ValueError(f"budget={self.budget} must be a positive integer")
 
   def log_success(
-    self, log_probability: Float[Array, "*batch"], log_failure: Float[Array, "*batch"] | None = None
-  ) -> Float[Array, "*batch"]:
+    self, log_probability: Logarithm, log_failure: Logarithm | None = None
+  ) -> Float[Array, "*#batch"]:
     """log S(p). Its derivative by log p is `supervised_weight`, exactly, at both ends too.
 
     `log_failure` moves with p: it takes no derivative of its own.
@@ -56,31 +60,31 @@ class Strategy(abc.ABC):
     log_probability, log_failure = _logarithms(log_probability, log_failure)
     return _log_success(self, log_probability, log_failure)
 
-  def loss(self, log_probability: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+  def loss(self, log_probability: Logarithm) -> Float[Array, "*#batch"]:
     """-log S(p), the supervised loss of a target whose log-probability is log p."""
     return -self.log_success(log_probability)
 
   def log_weight(
-    self, log_probability: Float[Array, "*batch"], log_failure: Float[Array, "*batch"] | None = None
-  ) -> Float[Array, "*batch"]:
+    self, log_probability: Logarithm, log_failure: Logarithm | None = None
+  ) -> Float[Array, "*#batch"]:
     """log S'(p); -inf where the weight is 0."""
     return self._log_weight(*_logarithms(log_probability, log_failure))
 
   def log_supervised_weight(
-    self, log_probability: Float[Array, "*batch"], log_failure: Float[Array, "*batch"] | None = None
-  ) -> Float[Array, "*batch"]:
+    self, log_probability: Logarithm, log_failure: Logarithm | None = None
+  ) -> Float[Array, "*#batch"]:
     """log(p S'(p) / S(p)); -inf where the weight is 0."""
     return self._log_supervised_weight(*_logarithms(log_probability, log_failure))
 
   def weight(
-    self, log_probability: Float[Array, "*batch"], log_failure: Float[Array, "*batch"] | None = None
-  ) -> Float[Array, "*batch"]:
+    self, log_probability: Logarithm, log_failure: Logarithm | None = None
+  ) -> Float[Array, "*#batch"]:
     """S'(p), the weight of a sample in reinforcement learning."""
     return jnp.exp(self.log_weight(log_probability, log_failure))
 
   def supervised_weight(
-    self, log_probability: Float[Array, "*batch"], log_failure: Float[Array, "*batch"] | None = None
-  ) -> Float[Array, "*batch"]:
+    self, log_probability: Logarithm, log_failure: Logarithm | None = None
+  ) -> Float[Array, "*#batch"]:
     """p S'(p) / S(p), the weight of a target's negative log-likelihood."""
     return jnp.exp(self.log_supervised_weight(log_probability, log_failure))
 

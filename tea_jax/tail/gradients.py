@@ -22,7 +22,8 @@ from typing import Literal
 
 import chex
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from tea_jax.tail.prefixes import DEFAULT_FRACTIONS, cancellation_weights, compatible_prefixes
 from tea_jax.tail.shaping import shaped_reward
@@ -30,7 +31,7 @@ from tea_jax.tail.statistics import SCALE_FLOOR, as_rewards, tail_vector
 from tea_jax.tail.subsets import Shaping, average_over_orders, cancelling_subsets, draw_orders
 
 
-def _check_group(rewards: Array, scores: Array) -> tuple[Array, Array]:
+def _check_group(rewards: ArrayLike, scores: ArrayLike) -> tuple[Array, Array]:
   rewards = as_rewards(rewards)
   scores = jnp.asarray(scores)
   scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
@@ -49,8 +50,8 @@ def _half(num_rollouts: int) -> int:
 
 
 def direct_gradient(
-  rewards: Float[Array, "num_rollouts"],
-  scores: Float[Array, "num_rollouts dim"],
+  rewards: Real[ArrayLike, "num_rollouts"],
+  scores: Real[ArrayLike, "num_rollouts dim"],
   *,
   tail_fraction: float,
   budget: int,
@@ -83,8 +84,8 @@ def direct_gradient(
 
 
 def cross_fitted_gradient(
-  rewards: Float[Array, "num_rollouts"],
-  scores: Float[Array, "num_rollouts dim"],
+  rewards: Real[ArrayLike, "num_rollouts"],
+  scores: Real[ArrayLike, "num_rollouts dim"],
   *,
   tail_fraction: float,
   budget: int,
@@ -127,8 +128,8 @@ def cross_fitted_gradient(
 
 
 def prefix_gradient(
-  rewards: Float[Array, "num_rollouts"],
-  scores: Float[Array, "num_rollouts dim"],
+  rewards: Real[ArrayLike, "num_rollouts"],
+  scores: Real[ArrayLike, "num_rollouts dim"],
   *,
   tail_fraction: float,
   budget: int,
@@ -181,8 +182,8 @@ def prefix_gradient(
 
 
 def subset_averaged_gradient(
-  rewards: Float[Array, "num_rollouts"],
-  scores: Float[Array, "num_rollouts dim"],
+  rewards: Real[ArrayLike, "num_rollouts"],
+  scores: Real[ArrayLike, "num_rollouts dim"],
   *,
   key: PRNGKeyArray,
   tail_fraction: float,

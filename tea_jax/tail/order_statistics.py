@@ -69,4 +69,4 @@ def mean_subset_maximum(
     4.0
   """
   weights = subset_maximum_weights(values.shape[-1], budget)
-  return np.sort(values, axis=-1)[..., budget - 1 :] @ weights[budget - 1 :]
+  return np.asarray(np.sort(values, axis=-1)[..., budget - 1 :] @ weights[budget - 1 :])

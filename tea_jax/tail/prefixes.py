@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -122,7 +122,7 @@ def _cancellation_weights(sizes: tuple[int, ...], order: int, objective: str) ->
 
 
 def cancellation_weights(
-  prefixes: Sequence[int], order: int = 2, *, objective: str = "norm"
+  prefixes: Iterable[int], order: int = 2, *, objective: str = "norm"
 ) -> np.ndarray:
   """Weights of nested estimates that cancel their bias up to `order`: sum_j w_j n_j^-l = 1{l = 0}.
 

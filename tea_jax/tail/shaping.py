@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from tea_jax.tail.gaussian import influence_table, tail_constants
 from tea_jax.tail.statistics import TailVector, as_rewards, invert_tail
@@ -49,11 +50,12 @@ def best_of_n_value(
 
   Source: arXiv 2605.10716, Lemma 1.
   """
-  return tail.mean + tail_constants(tail_fraction, budget).curvature * tail.scale
+  curvature = tail_constants(tail_fraction, budget).curvature
+  return jnp.asarray(tail.mean) + curvature * jnp.asarray(tail.scale)
 
 
 def shaped_reward(
-  rewards: Float[Array, "*batch num_rollouts"],
+  rewards: Real[ArrayLike, "*batch num_rollouts"],
   tail: TailVector,
   *,
   tail_fraction: float,
@@ -96,12 +98,12 @@ def shaped_reward(
   return shaped.astype(_output_dtype(rewards))
 
 
-def _output_dtype(rewards: Array):
+def _output_dtype(rewards: ArrayLike):
   dtype = jnp.asarray(rewards).dtype
   return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.promote_types(dtype, jnp.float32)
 
 
-def maximum_influence(values: Float[Array, "*shape"], budget: int) -> Float[Array, "*shape"]:
+def maximum_influence(values: Real[ArrayLike, "*shape"], budget: int) -> Float[Array, "*shape"]:
   """Influence of a standard normal draw on the expected maximum of `budget` draws.
 
   g(u) = N (E max(u, M_{N-1}) - E M_N), M_k the maximum of k draws: the derivative of the expected
@@ -131,7 +133,7 @@ def maximum_influence(values: Float[Array, "*shape"], budget: int) -> Float[Arra
 
 
 def tail_influence(
-  rewards: Float[Array, "*batch num_rollouts"],
+  rewards: Real[ArrayLike, "*batch num_rollouts"],
   tail: TailVector,
   *,
   tail_fraction: float,

@@ -11,7 +11,8 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Real
 from scipy import special
 
 from tea_jax.tail.gaussian import check_tail_fraction
@@ -64,7 +65,7 @@ def tail_count(num_rollouts: int, tail_fraction: float) -> int:
   return math.ceil(rational_tail_fraction(tail_fraction) * num_rollouts)
 
 
-def as_rewards(rewards: Float[Array, "*batch num_rollouts"]) -> Array:
+def as_rewards(rewards: Real[ArrayLike, "*batch num_rollouts"]) -> Array:
   """Rewards as a floating array of at least float32, checked to hold a group axis."""
   rewards = jnp.asarray(rewards)
   if rewards.ndim < 1 or rewards.shape[-1] < 1:
@@ -121,10 +122,10 @@ def _tail_of_counted(rewards: Array, where: Array, tail_fraction: float) -> Tail
 
 
 def tail_vector(
-  rewards: Float[Array, "*batch num_rollouts"],
+  rewards: Real[ArrayLike, "*batch num_rollouts"],
   tail_fraction: float,
   *,
-  where: Bool[Array, "*batch num_rollouts"] | None = None,
+  where: Bool[ArrayLike, "*batch num_rollouts"] | None = None,
   scale_floor: float = SCALE_FLOOR,
 ) -> TailVector:
   """Threshold, mean and scale of the k = ceil(tail_fraction * num_rollouts) largest rewards.
@@ -194,5 +195,5 @@ def invert_tail(
   quantile = -float(special.ndtri(float(tail_fraction)))
   mills_ratio = math.exp(-0.5 * quantile**2) / math.sqrt(2.0 * math.pi) / float(tail_fraction)
   tail_variance = 1.0 + quantile * mills_ratio - mills_ratio**2
-  scale = tail.scale / math.sqrt(tail_variance)
-  return tail.mean - mills_ratio * scale, scale
+  scale = jnp.asarray(tail.scale) / math.sqrt(tail_variance)
+  return jnp.asarray(tail.mean) - mills_ratio * scale, scale

@@ -65,6 +65,6 @@ def test_no_gradient_flows_and_jit_works():
   np.testing.assert_array_equal(jax.grad(total)(jnp.asarray(REWARDS)), 0)
 
 
-def test_shapes_must_agree():
+def test_shapes_must_agree(unchecked):
   with pytest.raises(ValueError, match=r"advantages have shape \(6, 19\)"):
     diagnose(REWARDS, REWARDS[:, 1:])

@@ -103,7 +103,7 @@ def test_budgets_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize("function", [best_of_n_exact, best_of_n_frontier])
-def test_not_finite_rewards_name_prompt_and_rollout(function):
+def test_not_finite_rewards_name_prompt_and_rollout(function, unchecked):
   rewards = np.zeros((3, 16))
   rewards[2, 5] = np.nan
   with pytest.raises(ValueError, match="prompt 2, rollout 5 is nan"):

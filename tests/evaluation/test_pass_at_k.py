@@ -65,7 +65,7 @@ def test_majority_is_reproducible_and_paired_by_prompt():
   assert first[0] != first[1]
 
 
-def test_impossible_inputs_are_refused():
+def test_impossible_inputs_are_refused(unchecked):
   with pytest.raises(ValueError, match="k=7 must lie between 1 and the 6"):
     pass_at_k(CORRECT, 7)
   with pytest.raises(ValueError, match="booleans"):

@@ -194,10 +194,10 @@ def test_node_without_rewards_has_no_value():
 def test_upper_bounds_by_hand():
   # Rewards 1, 3 | 2: mean 2, variance 2/3, t = 3.
   bounds = upper_bounds(
-    jnp.array([2.0, 1.0, 0.0]), jnp.array([4.0, 2.0, 0.0]), jnp.array([10.0, 4.0, 0.0]), 1.0
+    jnp.array([[2.0, 1.0, 0.0]]), jnp.array([[4.0, 2.0, 0.0]]), jnp.array([[10.0, 4.0, 0.0]]), 1.0
   )
   width = np.sqrt(2 / 3 * 2 * np.log(3))
-  np.testing.assert_allclose(bounds, [2 + width / np.sqrt(2), 2 + width, np.nan], rtol=1e-6)
+  np.testing.assert_allclose(bounds, [[2 + width / np.sqrt(2), 2 + width, np.nan]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

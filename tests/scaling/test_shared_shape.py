@@ -35,6 +35,6 @@ def test_one_prompt_alone_has_its_own_prediction():
   np.testing.assert_allclose(predict_with_shared_shape(rewards, (64, 1000)), own, rtol=1e-4)
 
 
-def test_rewards_without_prompts_are_refused():
+def test_rewards_without_prompts_are_refused(unchecked):
   with pytest.raises(ValueError, match="share no shape"):
     predict_with_shared_shape(jnp.ones(5), (64,))

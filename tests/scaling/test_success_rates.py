@@ -61,6 +61,6 @@ def test_trials_may_differ_between_prompts():
 
 
 @pytest.mark.parametrize(("successes", "trials"), [([3], 2), ([-1], 2), ([0], 0), ([], 3)])
-def test_impossible_counts_are_refused(successes, trials):
+def test_impossible_counts_are_refused(successes, trials, unchecked):
   with pytest.raises(ValueError, match="successes"):
     predict_pass_at_n(np.array(successes), trials, (4,))

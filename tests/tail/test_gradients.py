@@ -297,7 +297,7 @@ def test_averaging_more_orders_lowers_the_variance():
   assert spread(16) == pytest.approx(spread(1) / 16, rel=0.5)
 
 
-def test_groups_that_cannot_be_split_are_refused():
+def test_groups_that_cannot_be_split_are_refused(unchecked):
   rewards, scores = _group(33)
   for estimator in (cross_fitted_gradient, prefix_gradient):
     with pytest.raises(ValueError, match="num_rollouts=33 cannot be split"):

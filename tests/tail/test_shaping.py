@@ -78,7 +78,7 @@ def test_mean_of_influence_times_score_is_the_gradient_of_the_expected_maximum(b
   np.testing.assert_allclose(gradient, [0.0, 1.0, expected_maximum(budget)], atol=2e-9 * budget)
 
 
-def test_best_of_n_value_of_a_gaussian_is_its_expected_maximum():
+def test_best_of_n_value_of_a_gaussian_is_its_expected_maximum(float64):
   for alpha, budget in ((0.25, 128), (0.01, 10**5)):
     value = best_of_n_value(
       _population_tail(2.0, 3.0, alpha, budget), tail_fraction=alpha, budget=budget

@@ -229,7 +229,7 @@ def test_new_values_do_not_compile_again():
     compiled(_normal(16, seed=seed))
 
 
-def test_shapes_without_a_group_are_refused():
+def test_shapes_without_a_group_are_refused(unchecked):
   with pytest.raises(ValueError, match="hold no group"):
     tail_vector(jnp.float32(1.0), 0.25)
   with pytest.raises(ValueError, match="hold no group"):

@@ -36,7 +36,7 @@ def test_every_order_is_a_permutation(orders):
 
 def test_rollouts_that_do_not_count_come_last():
   where = np.random.default_rng(0).random((50, 7)) < 0.6
-  positions = np.asarray(random_positions(KEY, where.shape, where))
+  positions = np.asarray(random_positions(KEY, where.shape, jnp.asarray(where)))
   np.testing.assert_array_equal(positions < where.sum(-1, keepdims=True), where)
 
 
