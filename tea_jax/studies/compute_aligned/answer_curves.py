@@ -68,13 +68,13 @@ def curve_table(
   budgets: Sequence[int],
   *,
   metric: Metric,
-  published: Mapping[str, Curve],
+  published: Mapping[str, Curve] | None = None,
 ) -> str:
   """Markdown: means over seeds in percent, and the paper's numbers under them."""
   rows = [[name, *(f"{v:.1f}" for v in np.mean(seeds, axis=0))] for name, seeds in curves.items()]
   rows += [
     [f"published: {name}", *(f"{curve[k]:.1f}" if k in curve else "" for k in budgets)]
-    for name, curve in published.items()
+    for name, curve in (published or {}).items()
   ]
   return markdown_table(["objective", *_head(budgets, metric)], rows)
 
