@@ -10,6 +10,7 @@ from __future__ import annotations
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from tea_jax.runs.objective import KLEstimator, KLGradient
@@ -77,13 +78,14 @@ def kl_penalty(
 
 def kl_in_reward(
   rewards: Float[Array, "P m"],
-  logprobs: Float[Array, "P m T"],
-  reference_logprobs: Float[Array, "P m T"],
-  lengths: Int[Array, "P m"],
+  logprobs: Float[Array | np.ndarray, "P m T"],
+  reference_logprobs: Float[Array | np.ndarray, "P m T"],
+  lengths: Int[Array | np.ndarray, "P m"],
   *,
   kl_coefficient: Float[Array, ""] | float,
 ) -> Float[Array, "P m"]:
   """r - beta sum_t (log policy - log reference): its policy gradient is that of r - beta KL."""
+  logprobs, lengths = jnp.asarray(logprobs), jnp.asarray(lengths)
   chex.assert_equal_shape_prefix([rewards, logprobs, reference_logprobs], 2)
   mask = completion_mask(lengths, logprobs.shape[-1])
   return rewards - kl_coefficient * kl_estimate(

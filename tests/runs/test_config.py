@@ -53,9 +53,9 @@ def test_unknown_rules_and_arguments_are_refused_while_parsing():
   "flags, words",
   [
     ("--advantage.budget 2", "budget"),
-    ("--sampling.top-p 0.9", "top_p=0.9 changes the sampling distribution"),
+    ("--sampling.top-p 0.9", "--sampling.top-p=0.9 changes the sampling distribution"),
     ("--sampling.temperature 0", "temperature=0.0 must be positive"),
-    ("--objective.clip-epsilon-low 0.2", "clip_epsilon_low=0.2"),
+    ("--objective.clip-epsilon-low 0.2", "--objective.clip-epsilon-low=0.2"),
     ("--nonsense 1", "--nonsense"),
   ],
 )

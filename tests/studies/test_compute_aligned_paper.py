@@ -6,7 +6,8 @@ import pytest
 
 from tea_jax.models.causal_lm import init_params
 from tea_jax.models.policy import Policy
-from tea_jax.runs.groups import CheckpointConfig, LoggingConfig, RewardConfig
+from tea_jax.runs.groups import CheckpointConfig, LoggingConfig
+from tea_jax.runs.reward import RewardConfig
 from tea_jax.studies.compute_aligned import proteins
 from tea_jax.studies.compute_aligned.branches import run_branches
 from tea_jax.studies.compute_aligned.presets import BRANCHES, REWARDED
