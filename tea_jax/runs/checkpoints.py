@@ -278,7 +278,7 @@ def checksums(tree: Any) -> list[int]:
 
 def _checksum(leaf: Any) -> int:
   """One array is on the host at a time: those of JAX keep their host copy, so a copy is fetched."""
-  if isinstance(leaf, jax.Array) and leaf.devices().pop().platform != "cpu":
+  if isinstance(leaf, jax.Array) and next(iter(leaf.devices())).platform != "cpu":
     leaf = leaf.copy()
   # The annotation of numpy's buffer protocol needs Python 3.12.
   buffer: Any = np.ascontiguousarray(leaf).view(np.uint8)
