@@ -88,16 +88,33 @@ def _header(summary: Summary) -> list[str]:
 
 
 def terminal_table(summary: Summary) -> Table:
-  """The table for the terminal."""
-  table = Table(title="Gaussian-tail diagnostic: value ± standard error (published; ratio)")
-  for index, name in enumerate(_header(summary)):
-    table.add_column(name, justify="left" if index == 0 else "right")
+  """The table for a terminal of 80 columns: a line a row, published values in brackets.
+
+  Standard errors, ratios and mean squared errors are in report.md.
+  """
+
+  def cell(value: float | None, published: float | None = None) -> str:
+    if value is None:
+      return ""
+    return _number(value, 2) + ("" if published is None else f" ({_number(published, 2)})")
+
+  table = Table(title="Gaussian-tail diagnostic (published)", box=None, padding=(0, 1, 0, 0))
+  for index, name in enumerate(("estimator", "m", "bias", "variance", "B*")):
+    table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
   previous = None
   for row in summary.rows:
     if previous is not None and row.estimator != previous:
       table.add_section()
-    previous = row.estimator
-    table.add_row(*table_cells(row))
+    previous, published = row.estimator, row.published
+    known = published.bias if published else None
+    bias = cell(row.bias, known) if row.resolved else f"< {cell(row.bias_limit, known)}"
+    table.add_row(
+      LABELS[row.estimator],
+      str(row.num_rollouts),
+      bias,
+      cell(row.variance, published.variance if published else None),
+      cell(row.crossover, row.published_crossover),
+    )
   return table
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tea_jax.studies.gaussian_tail import summary as summaries
 from tea_jax.studies.gaussian_tail.config import DiagnosticConfig
-from tea_jax.studies.gaussian_tail.report import report_text, table_cells
+from tea_jax.studies.gaussian_tail.report import report_text, table_cells, terminal_table
 from tea_jax.studies.gaussian_tail.simulation import CellResult
 
 
@@ -156,3 +158,12 @@ def test_heat_map_is_negative_where_the_batch_is_beyond_the_crossover():
 
 def test_cell_results_are_plain_numbers():
   assert dataclasses.asdict(cell("tea", 64, 0.1, 0.1))["bias"] == pytest.approx([0.06, 0.08])
+
+
+def test_the_table_of_a_terminal_fits_80_columns():
+  results = [cell("tea", 2048, 0.0028, 0.0031), cell("prefix_larger", 2048, 2e-5, 0.076)]
+  found = summaries.summarize(results)
+  text = io.StringIO()
+  Console(file=text, width=80).print(terminal_table(found))
+  assert "Prefix-TEA (larger J) 2048" in text.getvalue()
+  assert "…" not in text.getvalue()
