@@ -79,7 +79,7 @@ def kl_penalty(
 def kl_in_reward(
   rewards: Float[Array, "P m"],
   logprobs: Float[Array | np.ndarray, "P m T"],
-  reference_logprobs: Float[Array | np.ndarray, "P m T"],
+  reference_logprobs: Float[Array, "P m T"],
   lengths: Int[Array | np.ndarray, "P m"],
   *,
   kl_coefficient: Float[Array, ""] | float,
