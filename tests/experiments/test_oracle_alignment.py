@@ -73,6 +73,7 @@ def test_every_default_rule_exists():
   assert set(oracle_alignment.build_rules(oracle_alignment.Flags())) == set(oracle_alignment.RULES)
 
 
+@pytest.mark.slow
 def test_real_policy_study_aligns_every_rule(tmp_path):
   options = {"num_rollouts": (8,), "num_seeds": 2, "budget": 32, "num_prompts": 3, "pool_size": 16}
 

@@ -118,6 +118,7 @@ def test_a_run_killed_in_the_middle_ends_with_the_same_bits(tmp_path, policy):
     assert (killed / name).read_bytes() == (whole.run_folder / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_micro_batches_add_up_to_the_batch(policy, pairs):
   batch = batch_of(pairs, range(8))
   whole, metrics = one_update(policy, batch)
@@ -158,6 +159,7 @@ def test_prompts_are_not_trained(policy, pairs):
     np.testing.assert_allclose(log_p[row], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_adapters_learn_and_the_weights_stay(tmp_path, policy):
   config = supervised_tiny.config(tmp_path / "lora", steps=20, model={"lora_rank": 2})
   result = supervised_tiny.run(config, policy)

@@ -92,6 +92,7 @@ def test_cosines_are_those_of_directly_computed_gradients(policy, pools):
       np.testing.assert_allclose(study[size]["tea"].cosines[seed], expected, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_little_memory_takes_more_passes_and_gives_the_same(policy, pools):
   whole = policy_alignment(policy, policy.params, pools, RULES, **STUDY)
   parts = policy_alignment(policy, policy.params, pools, RULES, memory=1, rows=7, **STUDY)
