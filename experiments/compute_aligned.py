@@ -40,6 +40,7 @@ class Flags:
     seeds: instead of the preset's.
     steps: of each rule, instead of the preset's; 0 for those.
     match_kl: steer the KL coefficient of every rule to this KL, nats a completion; 0 keeps it.
+      Supervised objectives have none.
     run_folder: where everything goes; empty for the preset's.
     figure: draw figures (needs matplotlib).
     dry_run: print what would run.
@@ -146,6 +147,11 @@ def run_branches(flags: Flags, experiment: BranchExperiment) -> None:
   """A comparison of supervised objectives with the flags' changes."""
   from tea_jax.studies.compute_aligned import branches
 
+  if flags.match_kl:
+    raise ValueError(
+      f"--match-kl {flags.match_kl} has no effect on supervised objectives; leave it out of "
+      f"--preset {flags.preset}."
+    )
   config = experiment.config
   config = dataclasses.replace(
     config,

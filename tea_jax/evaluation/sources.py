@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tea_jax.data import EncodedPrompts, Prompt
@@ -96,13 +96,37 @@ def evaluate_weights(
     folder: of the records.
     progress: called with the prompts done and their total.
   """
-  options = settings.evaluation
   engine = RolloutEngine(
     policy,
     build.sampler_config(settings.sampling),
     smallest_prompt=max(map(len, prompts.tokens)),
     mesh=build.run_mesh(RunConfig(mesh=settings.mesh)),
   )
+  return evaluate_engine(
+    engine, policy.params, prompts, reward, settings, folder=folder, progress=progress
+  )
+
+
+def evaluate_engine(
+  engine: RolloutEngine,
+  params: Any,
+  prompts: EncodedPrompts,
+  reward: RewardFunction,
+  settings: HeldOut | RunConfig,
+  *,
+  folder: str | os.PathLike[str],
+  about: Mapping[str, Any] | None = None,
+  progress: Callable[[int, int], None] | None = None,
+) -> Records:
+  """Records of parameters that an engine samples from, in calls of `prompts_of_a_call`.
+
+  Args:
+    engine: for the settings' sampling.
+    params: of the policy.
+    prompts, reward, settings, folder, progress: see `evaluate_weights`.
+    about: what else is written into the records' spec.
+  """
+  options = settings.evaluation
   prompts_per_call = prompts_of_a_call(
     len(prompts),
     prompts_per_step=settings.data.prompts_per_step,
@@ -110,7 +134,7 @@ def evaluate_weights(
   )
   sampler = engine_sampler(
     engine,
-    policy.params,
+    params,
     prompts,
     key=make_key(options.seed),
     num_samples=options.num_samples,
@@ -124,7 +148,7 @@ def evaluate_weights(
     reward,
     folder=folder,
     num_samples=options.num_samples,
-    spec=evaluation_spec(policy.params, **shared, seed=options.seed),
+    spec={**(about or {}), **evaluation_spec(params, **shared, seed=options.seed)},
     prompts_per_part=prompts_per_call,
     progress=progress,
   )

@@ -72,17 +72,19 @@ def encode(
       f"sampling.max_completion_length={sampling.max_completion_length} leaves no room for a "
       f"prompt in the model's context of {policy.config.max_positions} tokens."
     )
-  recipe = RECIPES.get(options.prompts.replace("-", "_"))
-  system_prompt = options.system_prompt
-  if system_prompt is None and recipe is not None:
-    system_prompt = recipe.system_prompt
   return encode_prompts(
     prompts,
     policy.tokenizer,
     template="chat" if options.chat else "raw",
     max_prompt_length=min(options.max_prompt_length, room),
-    system_prompt=system_prompt,
+    system_prompt=_system_prompt(options.prompts, options.system_prompt),
   )
+
+
+def _system_prompt(source: str, given: str | None) -> str | None:
+  """The one that the flags give, or else the recipe's own."""
+  recipe = RECIPES.get(source.replace("-", "_"))
+  return recipe.system_prompt if given is None and recipe is not None else given
 
 
 def load_pair_splits(options: PairConfig) -> dict[str, list[Pair]]:
@@ -121,10 +123,6 @@ def load_pair_splits(options: PairConfig) -> dict[str, list[Pair]]:
 
 def encode_run_pairs(pairs: Sequence[Pair], policy: Policy, options: PairConfig) -> EncodedPairs:
   """Token ids of pairs under the run's template; over-long ones are dropped and counted."""
-  recipe = RECIPES.get(options.pairs.replace("-", "_"))
-  system_prompt = options.system_prompt
-  if system_prompt is None and recipe is not None:
-    system_prompt = recipe.system_prompt
   own = getattr(policy.tokenizer, "eos_token_id", None)
   ends = policy.config.eos_token_ids
   if options.max_length > policy.config.max_positions:
@@ -138,6 +136,6 @@ def encode_run_pairs(pairs: Sequence[Pair], policy: Policy, options: PairConfig)
     end_token=own if own in ends else ends[0],
     max_length=options.max_length,
     template="chat" if options.chat else "raw",
-    system_prompt=system_prompt,
+    system_prompt=_system_prompt(options.pairs, options.system_prompt),
     add_end=options.end_token,
   )

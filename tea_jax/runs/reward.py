@@ -9,7 +9,7 @@ from typing import Any
 
 from tea_jax.rewards import RewardFunction, WeightedReward, make_reward
 from tea_jax.rewards.calibration import CalibratedReward, read_base_rewards
-from tea_jax.rewards.verifiers import answer_reader
+from tea_jax.rewards.verifiers import compile_pattern
 from tea_jax.runs.checks import check_fields, require
 from tea_jax.runtime.secrets import public_text, public_values
 
@@ -43,7 +43,7 @@ class RewardConfig:
 
   def __post_init__(self) -> None:
     check_fields(self, "reward")
-    answer_reader(self.answer_pattern)
+    compile_pattern(self.answer_pattern)
     require(len(self.functions) > 0, "reward.functions is empty; name at least one reward.")
     try:
       options = json.loads(self.options)

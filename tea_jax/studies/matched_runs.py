@@ -14,9 +14,8 @@ from typing import Any
 
 from tea_jax.advantages import AdvantageSpec
 from tea_jax.data import EncodedPrompts
-from tea_jax.evaluation.evaluate import engine_sampler, evaluate_policy, prompts_of_a_call
-from tea_jax.evaluation.identity import evaluation_spec
 from tea_jax.evaluation.records import Records
+from tea_jax.evaluation.sources import evaluate_engine
 from tea_jax.models.policy import Policy
 from tea_jax.models.weights.load import load_policy
 from tea_jax.rewards import RewardFunction
@@ -26,7 +25,6 @@ from tea_jax.runs.datasets import Splits, encode, load_splits
 from tea_jax.runs.plan import decode_memory
 from tea_jax.runs.presets import Preset
 from tea_jax.runtime.countdown import Countdown
-from tea_jax.runtime.keys import make_key
 from tea_jax.runtime.memory import return_free_memory
 from tea_jax.training.learner import make_learner
 from tea_jax.training.loop import train
@@ -148,53 +146,21 @@ def evaluate_parameters(
   folder: pathlib.Path,
   progress: Callable[[int, int], None] | None = None,
 ) -> Records:
-  """Evaluates parameters with the run's sampler, in calls of `prompts_of_a_call`."""
-  options = config.evaluation
-  prompts_per_call = prompts_of_a_call(
-    len(prompts.tokens),
-    prompts_per_step=config.data.prompts_per_step,
-    num_rollouts=config.sampling.num_rollouts,
-  )
-  longest = max(len(tokens) for tokens in prompts.tokens)
-  sampler = engine_sampler(
-    make_learner(
-      policy,
-      sampler=build.sampler_config(config.sampling),
-      objective=config.objective,
-      optimizer=config.optimizer,
-      lora=config.model.lora,
-      memory=decode_memory(config, policy.config),
-      prompt_length=longest,
-      mesh=build.run_mesh(config),
-    ).engine,
-    params,
-    prompts,
-    key=make_key(options.seed),
-    num_samples=options.num_samples,
-    prompts_per_call=prompts_per_call,
-    rollouts_per_call=config.sampling.num_rollouts,
-  )
+  """Evaluates parameters with the engine that the run compiled; see `evaluate_engine`."""
+  engine = make_learner(
+    policy,
+    sampler=build.sampler_config(config.sampling),
+    objective=config.objective,
+    optimizer=config.optimizer,
+    lora=config.model.lora,
+    memory=decode_memory(config, policy.config),
+    prompt_length=max(map(len, prompts.tokens)),
+    mesh=build.run_mesh(config),
+  ).engine
   trained = None if folder.name == BASE else {"steps": config.steps}
   if trained is not None:
     trained |= {group: to_dict(getattr(config, group)) for group in ("optimizer", "objective")}
-  return evaluate_policy(
-    sampler,
-    prompts.prompts,
-    reward,
-    folder=folder,
-    num_samples=options.num_samples,
-    spec={
-      "name": folder.name,
-      "model": config.model.name,
-      "trained": trained,
-      **evaluation_spec(
-        params,
-        model=config.model,
-        data=config.data,
-        sampling=config.sampling,
-        seed=options.seed,
-      ),
-    },
-    prompts_per_part=prompts_per_call,
-    progress=progress,
+  about = {"name": folder.name, "model": config.model.name, "trained": trained}
+  return evaluate_engine(
+    engine, params, prompts, reward, config, folder=folder, about=about, progress=progress
   )

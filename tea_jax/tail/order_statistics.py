@@ -65,8 +65,9 @@ def mean_subset_maximum(
     ValueError: if N is not in 1 ... n.
 
   Example:
-    >>> float(mean_subset_maximum(np.array([4.0, 1.0, 2.0]), 3))
-    4.0
+    >>> maxima = mean_subset_maximum(np.array([3.0, 1.0, 2.0]), 2)  # of {1, 2}, {1, 3} and {2, 3}
+    >>> round(float(maxima), 4)
+    2.6667
   """
   weights = subset_maximum_weights(values.shape[-1], budget)
   return np.asarray(np.sort(values, axis=-1)[..., budget - 1 :] @ weights[budget - 1 :])

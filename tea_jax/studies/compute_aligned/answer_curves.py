@@ -44,7 +44,8 @@ def differences(
   """Method -> budget -> the difference to `first` with its two 95 % intervals; JSON.
 
   Each cell is `[mean, low, high, low over seeds, high over seeds]`: the first interval resamples
-  prompts, for these runs; the second is Student's t over runs, None with one seed.
+  prompts, for these runs; the second is Student's t over runs, None with one seed. Runs are paired
+  by seed, so a method with another number of them is left out.
   """
   found = {}
   for name, values in curves.items():

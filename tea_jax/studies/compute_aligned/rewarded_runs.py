@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tea_jax.data.supervised import Pair
+from tea_jax.evaluation.records import Records
 from tea_jax.models.policy import Policy
 from tea_jax.runs.build import load_run_policy
 from tea_jax.runs.datasets import load_pair_splits
@@ -100,26 +101,26 @@ def summarize(experiment: RewardedExperiment, runs: Mapping[str, MatchedRuns]) -
   """Curves in percent and paired differences of every rule, for each metric; JSON.
 
   Returns:
-    metric -> `curves` (rule -> seeds x budgets; the warmed-up policy is "base") and `minus_first`,
-    the difference to the first rule after the first warm-up, see `differences`. With several
-    warm-ups names are `warm-up, rule`.
+    metric -> `curves` (rule -> seeds x budgets; the warmed-up policy is "base"), `first`, the first
+    rule after the first warm-up, and `minus_first`, the differences to it, see `differences`. With
+    several warm-ups names are `warm-up, rule`.
   """
   pattern = experiment.preset.config.reward.answer_pattern
   several = len(runs) > 1
   found: dict[str, Any] = {"budgets": list(experiment.budgets)}
+
+  def curve(one: Records, metric: Metric) -> np.ndarray:
+    return budget_curves(one, experiment.budgets, metric=metric, answer_pattern=pattern)
+
   for metric in experiment.metrics:
     curves: dict[str, np.ndarray] = {}
     for warm_up, matched in runs.items():
       for rule, group in matched.records.items():
         name = f"{warm_up}, {rule}" if several else rule
-        curves[name] = np.stack(
-          [
-            budget_curves(one, experiment.budgets, metric=metric, answer_pattern=pattern)
-            for one in group
-          ]
-        )
+        curves[name] = np.stack([curve(one, metric) for one in group])
     first = next(name for name in curves if not name.endswith(BASE))
     found[metric] = {
+      "first": first,
       "curves": {name: values.mean(axis=1).tolist() for name, values in curves.items()},
       "minus_first": differences(curves, first, experiment.budgets),
     }
@@ -142,7 +143,7 @@ def _report(experiment: RewardedExperiment, found: Mapping[str, Any]) -> str:
     known = experiment.published.get(metric, {})
     parts.append(curve_table(one["curves"], budgets, metric=metric, published=known))
     parts.append(
-      f"Minus {preset.rules[0]}, 95 % intervals:\n\n"
+      f"Minus {one['first']}, 95 % intervals:\n\n"
       + difference_table(one["minus_first"], budgets, metric=metric)
     )
   return "\n\n".join(parts) + "\n"
