@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from tea_jax.data import Prompt
+from tea_jax.evaluation import sources
 from tea_jax.runs.presets import Preset
-from tea_jax.studies import matched_runs
 from tea_jax.studies.matched_runs import BASE, run_config_of, train_matched
 from tests.training import tiny
 
@@ -69,7 +69,7 @@ def test_training_moved_the_policy(finished):
 def test_running_again_trains_and_samples_nothing(finished, monkeypatch):
   preset, arguments, runs = finished
   monkeypatch.setattr(
-    matched_runs, "engine_sampler", lambda *a, **k: lambda indices: pytest.fail("sampled")
+    sources, "engine_sampler", lambda *a, **k: lambda indices: pytest.fail("sampled")
   )
   again = train_matched(preset, **arguments)
   for name, group in runs.records.items():
