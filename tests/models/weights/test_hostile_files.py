@@ -9,12 +9,12 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tea_jax.models.weights import peft
 from tea_jax.models.weights.chat import apply_chat_template
 from tea_jax.models.weights.gguf_file import GgufFile
 from tea_jax.models.weights.huggingface import read_config, save_pretrained
 from tea_jax.models.weights.huggingface_config import config_from_hf
 from tea_jax.models.weights.load import load_policy
+from tea_jax.models.weights.peft_options import check_options
 from tea_jax.models.weights.safetensors_files import SafetensorsFolder
 from tea_jax.models.weights.tokenizer import load_tokenizer, turn_end
 from tests.models.families import FAMILIES, write_folder
@@ -252,9 +252,9 @@ def test_any_damage_to_a_gguf_header_is_read_or_refused(gguf, tmp_path_factory, 
 )
 def test_adapter_options_that_change_the_arithmetic_are_refused_by_name(options, tmp_path):
   good = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "init_lora_weights": True, "bias": "none"}
-  peft._check_options(good | {"some_future_option": None, "use_another": False}, tmp_path)
+  check_options(good | {"some_future_option": None, "use_another": False}, tmp_path)
   with pytest.raises(ValueError, match=next(iter(options))):
-    peft._check_options(good | options, tmp_path)
+    check_options(good | options, tmp_path)
 
 
 def test_a_killed_save_leaves_nothing_for_ever(tmp_path, monkeypatch):
