@@ -82,6 +82,24 @@ class AdvantageStep:
     return advantages, tracked, diagnostics
 
 
+def told_of_ties(rule: GroupRule, tied_share: float) -> str | None:
+  """What to say where a rule of the tail is blind to most groups; None where it is not.
+
+  Args:
+    rule: of the run.
+    tied_share: of the groups whose whole tail is one reward.
+  """
+  of_tail = {"tail_fraction", "budget"} <= set(rule.parameters)
+  if tied_share < 0.5 or not of_tail or rule.name == "tied_tea":
+    return None
+  return (
+    f"in {tied_share:.0%} of the groups the whole tail is one reward, and {rule.name} tells it "
+    f"apart from nothing. That is right where the best of {rule.parameters['budget']} reaches this "
+    "reward anyway; otherwise use --advantage.name tied_tea, cat_pass_at_n (right or wrong) or "
+    "max_at_k, a smaller budget, or a finer reward."
+  )
+
+
 def answer_ids(texts: np.ndarray, answer: Callable[[str], str | None]) -> np.ndarray:
   """`[P, m]` int32: equal answers of a prompt have equal ids; -1 where there is no answer."""
   ids = np.full(texts.shape, -1, np.int32)

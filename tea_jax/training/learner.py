@@ -28,12 +28,8 @@ from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.rollout.types import Rollouts
 from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
-from tea_jax.training.update import (
-  init_optimizer,
-  make_evaluate_logprobs,
-  make_update,
-  optimizer_shardings,
-)
+from tea_jax.training.optimizer import init_optimizer, optimizer_shardings
+from tea_jax.training.update import make_evaluate_logprobs, make_update
 
 Tree = Any
 

@@ -38,7 +38,7 @@ from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import plain
 from tea_jax.runtime.keys import make_key
 from tea_jax.runtime.memory import return_free_memory
-from tea_jax.training.advantage_step import AdvantageStep, rewards_for_rule
+from tea_jax.training.advantage_step import AdvantageStep, rewards_for_rule, told_of_ties
 from tea_jax.training.batch_updates import update_on_batch
 from tea_jax.training.clock import Clock
 from tea_jax.training.kl_control import KLControl, controlled_coefficient, observe_kl
@@ -336,19 +336,11 @@ class Run:
     return metrics, {**timings, **used, **memory_metrics()}
 
   def _tell_ties(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Says once that a rule of the tail is blind to most groups, and what is not."""
-    share = metrics.get("tail/tied_frac", 0.0)
-    of_tail = {"tail_fraction", "budget"} <= set(self.rule.parameters)
-    if share < 0.5 or self.told_ties or not of_tail or self.rule.name == "tied_tea":
-      return
-    self.told_ties = True
-    self.log.say(
-      f"step {step + 1}: in {share:.0%} of the groups the whole tail is one reward, and "
-      f"{self.rule.name} tells it apart from nothing. That is right where the best of "
-      f"{self.rule.parameters['budget']} reaches this reward anyway; otherwise use "
-      "--advantage.name tied_tea, cat_pass_at_n (right or wrong) or max_at_k, a smaller budget, or "
-      "a finer reward."
-    )
+    """Says once that a rule of the tail is blind to most groups."""
+    told = None if self.told_ties else told_of_ties(self.rule, metrics.get("tail/tied_frac", 0.0))
+    if told is not None:
+      self.told_ties = True
+      self.log.say(f"step {step + 1}: {told}")
 
   def _key(self, purpose: int, step: int | None = None) -> jax.Array:
     key = jax.random.fold_in(self.root, purpose)

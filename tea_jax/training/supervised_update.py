@@ -23,8 +23,9 @@ from tea_jax.models.rivals import gold_tokens
 from tea_jax.runs.optimizer import OptimizerConfig
 from tea_jax.runs.supervised import SupervisedObjectiveConfig
 from tea_jax.training.learner import TrainedPolicy, trained_policy, without_schedule
+from tea_jax.training.micro_batches import summed_gradient
+from tea_jax.training.optimizer import apply_gradient
 from tea_jax.training.supervised_objective import TokenScores, pair_losses, pair_weights
-from tea_jax.training.update import apply_gradient, summed_gradient
 
 Tree = Any
 # A pair whose weight is below this learns next to nothing more.

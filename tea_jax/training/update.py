@@ -6,7 +6,6 @@ advantage rule and schedule shares it. Axes: P prompts, m rollouts of each, T co
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -19,8 +18,17 @@ from tea_jax.rollout.types import Rollouts
 from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
 from tea_jax.training.kl import kl_estimate
+from tea_jax.training.micro_batches import (
+  as_arrays,
+  as_rollouts,
+  join_micro_batches,
+  micro_batch_shape,
+  split_micro_batches,
+  spread_groups,
+  summed_gradient,
+)
 from tea_jax.training.objective import policy_loss, token_weights
-from tea_jax.training.optimizer import make_transformation
+from tea_jax.training.optimizer import apply_gradient
 from tea_jax.training.ratios import log_ratio
 
 Tree = Any
@@ -68,98 +76,6 @@ class Update(NamedTuple):
   metrics: dict[str, Float[Array, ""]]
 
 
-_PER_PROMPT = ("prompt_tokens", "prompt_lengths")
-
-
-def micro_batch_shape(
-  prompts: int, rollouts: int, micro_batch_rollouts: int, *, shards: int = 1
-) -> tuple[int, int]:
-  """(prompts, rollouts of each) of a micro-batch: of every shard's prompts where they divide.
-
-  Whole groups stay together while they fit, since a group computes its prompt once.
-
-  Args:
-    prompts, rollouts: P and m of the batch.
-    micro_batch_rollouts: rollouts of a micro-batch, at most.
-    shards: parts into which the devices split the prompts.
-  """
-  width = math.gcd(micro_batch_rollouts, rollouts)
-  height = math.gcd(micro_batch_rollouts // width, prompts)
-  own, rest = divmod(micro_batch_rollouts, shards)
-  if height % shards and not (prompts % shards or rest or own == 0 or rollouts % own):
-    return shards, own
-  return height, width
-
-
-def split_micro_batches(tree: Tree, shape: tuple[int, int]) -> Tree:
-  """Reshapes the leaves `[P, m, ...]` of a batch to `[n, p, r, ...]`, micro-batches of p x r.
-
-  `Rollouts.prompt_*`, whose leaves are `[P, ...]`, are repeated when a group is split.
-  """
-  (prompts, rollouts), (height, width) = tree["lengths"].shape, shape
-  parts = rollouts // width
-
-  # Strided, so that an axis that is split over prompts stays split inside a micro-batch.
-  def split(name: str, leaf: Array) -> Array:
-    if name in _PER_PROMPT:
-      rest = leaf.shape[1:]
-      leaf = jnp.repeat(jnp.swapaxes(leaf.reshape(height, -1, *rest), 0, 1), parts, axis=0)
-      return leaf
-    leaf = leaf.reshape(height, prompts // height, parts, width, *leaf.shape[2:])
-    return jnp.moveaxis(leaf, 0, 2).reshape(-1, height, width, *leaf.shape[4:])
-
-  return {name: None if leaf is None else split(name, leaf) for name, leaf in tree.items()}
-
-
-def join_micro_batches(leaf: Array, prompts: int, rollouts: int) -> Array:
-  """Inverse of `split_micro_batches` for a leaf `[n, p, r, ...]`: back to `[P, m, ...]`."""
-  _, height, width, *rest = leaf.shape
-  leaf = leaf.reshape(prompts // height, rollouts // width, height, width, *rest)
-  return jnp.moveaxis(leaf, 2, 0).reshape(prompts, rollouts, *rest)
-
-
-def spread_groups(tree: Tree, shards: int) -> Tree:
-  """Cuts groups `[P, m, ...]` to `[P f, m / f, ...]` so that devices divide the leading axis.
-
-  f is the smallest that does, 1 if none does; the prompt of a cut group is repeated.
-  """
-  prompts, rollouts = tree["lengths"].shape
-  fitting = [f for f in range(1, shards + 1) if prompts * f % shards == 0 and rollouts % f == 0]
-  factor = min(fitting, default=1)
-
-  def cut(name: str, leaf: Array | None) -> Array | None:
-    if leaf is None or factor == 1:
-      return leaf
-    if name in _PER_PROMPT:
-      return jnp.repeat(leaf, factor, axis=0)
-    return leaf.reshape(prompts * factor, rollouts // factor, *leaf.shape[2:])
-
-  return {name: cut(name, leaf) for name, leaf in tree.items()}
-
-
-def _rollouts(micro: dict[str, Array]) -> Rollouts:
-  return Rollouts(
-    prompt_tokens=micro["prompt_tokens"],
-    prompt_lengths=micro["prompt_lengths"],
-    completion_tokens=micro["tokens"],
-    completion_lengths=micro["lengths"],
-    finished=micro["finished"],
-    logprobs=micro["sampler_logprobs"],
-    sampling_logprobs=micro["sampler_logprobs"],
-  )
-
-
-def _arrays(rollouts: Rollouts) -> dict[str, Array]:
-  return {
-    "prompt_tokens": rollouts.prompt_tokens,
-    "prompt_lengths": rollouts.prompt_lengths,
-    "tokens": rollouts.completion_tokens,
-    "lengths": rollouts.completion_lengths,
-    "finished": rollouts.finished,
-    "sampler_logprobs": rollouts.logprobs,
-  }
-
-
 def make_update(
   compute_logprobs: LogprobFunction,
   objective: ObjectiveConfig,
@@ -189,7 +105,7 @@ def make_update(
   """
 
   def loss_of(trainable, frozen, micro, kl_coefficient):
-    logprobs, entropy = compute_logprobs(trainable, frozen, _rollouts(micro))
+    logprobs, entropy = compute_logprobs(trainable, frozen, as_rollouts(micro))
     loss = policy_loss(
       logprobs,
       micro["advantages"],
@@ -215,7 +131,7 @@ def make_update(
       where=batch.where,
     )
     arrays = {
-      **_arrays(batch.rollouts),
+      **as_arrays(batch.rollouts),
       "advantages": batch.advantages,
       "weights": weights,
       "old_logprobs": batch.old_logprobs,
@@ -263,105 +179,18 @@ def make_update(
   return jax.jit(update, donate_argnums=(0, 1))
 
 
-def summed_gradient(
-  loss_of: Callable[[Tree, Tree], tuple[Array, Tree]], trainable: Tree, micro_batches: Tree
-) -> tuple[Array, Tree, Tree]:
-  """`(loss, gradient, stacked extras)`, added up over the leading axis of `micro_batches`.
-
-  Args:
-    loss_of: `(trainable, micro-batch) -> (loss, extras)`; losses of micro-batches add up.
-    trainable: parameters.
-    micro_batches: arrays `[n, ...]`.
-  """
-  value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
-
-  def accumulate(total: Tree, micro: Tree) -> tuple[Tree, Tree]:
-    (loss, extras), gradient = value_and_grad(trainable, micro)
-    return jax.tree.map(jnp.add, total, (loss, gradient)), extras
-
-  zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable))
-  (loss, gradient), extras = jax.lax.scan(accumulate, zeros, micro_batches)
-  return loss, gradient, extras
-
-
-def apply_gradient(
-  trainable: Tree,
-  optimizer_state: optax.OptState,
-  gradient: Tree,
-  loss: Array,
-  *,
-  optimizer: OptimizerConfig,
-  learning_rate: Array,
-  shardings: tuple[Tree, Tree] | None = None,
-) -> tuple[Tree, optax.OptState, dict[str, Array]]:
-  """Clips the gradient and moves the parameters; where something is not finite, nothing changes.
-
-  Args:
-    trainable, optimizer_state: before the update.
-    gradient, loss: of the whole batch.
-    optimizer: its transformation and `max_gradient_norm`.
-    learning_rate: scalar.
-    shardings: of parameters and optimiser state; None on one device.
-
-  Returns:
-    Parameters, optimiser state, and the metrics grad_norm (before the clip) and skipped.
-  """
-  transformation = make_transformation(optimizer)
-  norm = optax.tree.norm(gradient)
-  finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-  if optimizer.max_gradient_norm > 0:
-    scale = jnp.minimum(1.0, optimizer.max_gradient_norm / jnp.maximum(norm, 1e-30))
-    gradient = jax.tree.map(lambda g: g * scale.astype(g.dtype), gradient)
-  direction, new_state = transformation.update(gradient, optimizer_state, trainable)
-  new = jax.tree.map(lambda p, d: (p - learning_rate * d).astype(p.dtype), trainable, direction)
-
-  def keep_if_not_finite(after, before):
-    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, before)
-
-  results = (keep_if_not_finite(new, trainable), keep_if_not_finite(new_state, optimizer_state))
-  if shardings is not None:
-    results = jax.lax.with_sharding_constraint(results, shardings)
-  new_trainable, new_state = results
-  return new_trainable, new_state, {"grad_norm": norm, "skipped": 1.0 - finite}
-
-
-def init_optimizer(optimizer: OptimizerConfig, trainable: Tree, shardings: Tree = None) -> Any:
-  """State of the optimiser, in the layout that `optimizer_shardings` gives."""
-  return jax.jit(make_transformation(optimizer).init, out_shardings=shardings)(trainable)
-
-
-def optimizer_shardings(optimizer: OptimizerConfig, trainable: Tree, shardings: Tree) -> Tree:
-  """Shardings of the optimiser's state: moments lie where their parameters do, counts everywhere.
-
-  Args:
-    optimizer: which state there is.
-    trainable: parameters or their shapes.
-    shardings: of the parameters, `NamedSharding`s of one mesh.
-  """
-  transformation = make_transformation(optimizer)
-  mesh = jax.tree.leaves(shardings)[0].mesh
-  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  return optax.tree.map_params(
-    transformation,
-    lambda _, sharding: sharding,
-    jax.eval_shape(transformation.init, trainable),
-    shardings,
-    transform_non_params=lambda _: everywhere,
-  )
-
-
 def make_evaluate_logprobs(
   compute_logprobs: LogprobFunction, *, micro_batch_rollouts: int = 0, shards: int = 1
 ) -> Callable[[Tree, Tree, Rollouts], Float[Array, "P m T"]]:
   """Jitted forward pass over micro-batches, for the reference policy."""
 
   def evaluate(trainable: Tree, frozen: Tree, rollouts: Rollouts) -> Array:
-    arrays = spread_groups(_arrays(rollouts), shards)
+    arrays = spread_groups(as_arrays(rollouts), shards)
     shape: tuple[int, int] = arrays["lengths"].shape
     size = micro_batch_rollouts or shape[0] * shape[1]
 
     def compute(micro: dict[str, Array]) -> Array:
-      return compute_logprobs(trainable, frozen, _rollouts(micro))[0]
+      return compute_logprobs(trainable, frozen, as_rollouts(micro))[0]
 
     if size >= shape[0] * shape[1]:
       logprobs = compute(arrays)

@@ -10,16 +10,8 @@ import pytest
 from tea_jax.rollout.types import Rollouts
 from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
-from tea_jax.training.update import (
-  Batch,
-  init_optimizer,
-  join_micro_batches,
-  make_evaluate_logprobs,
-  make_update,
-  micro_batch_shape,
-  split_micro_batches,
-  spread_groups,
-)
+from tea_jax.training.optimizer import init_optimizer
+from tea_jax.training.update import Batch, make_evaluate_logprobs, make_update
 
 VOCABULARY, P, M, T = 7, 4, 6, 5
 
@@ -113,37 +105,6 @@ def test_micro_batches_add_up_to_the_full_batch(micro, aggregation):
   np.testing.assert_array_equal(parts.logprobs, whole.logprobs)
   for name, value in whole.metrics.items():
     np.testing.assert_allclose(parts.metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
-
-
-@pytest.mark.parametrize("shards", [1, 2, 4])
-def test_splitting_and_joining_restores_the_order(shards):
-  values = jnp.arange(P * M * 2).reshape(P, M, 2)
-  prompts = jnp.arange(P)
-  tree = {"lengths": values[..., 0], "values": values, "prompt_lengths": prompts}
-  for size in (1, 2, 3, 6, 12, 24):
-    shape = micro_batch_shape(P, M, size, shards=shards)
-    split = split_micro_batches(tree, shape)
-    assert split["values"].shape[:3] == (P * M // size, *shape)
-    np.testing.assert_array_equal(join_micro_batches(split["values"], P, M), values)
-    # Every part of a group meets its own prompt.
-    own = split["values"][:, :, 0, 0] // (2 * M)
-    np.testing.assert_array_equal(split["prompt_lengths"], own)
-
-
-def test_micro_batches_hold_rollouts_of_every_shard():
-  assert micro_batch_shape(8, 64, 64, shards=8) == (8, 8)
-  assert micro_batch_shape(8, 64, 128, shards=2) == (2, 64)
-  # What does not divide stays whole.
-  assert micro_batch_shape(3, 64, 64, shards=2) == (1, 64)
-
-
-def test_groups_are_cut_where_prompts_are_fewer_than_devices():
-  values = jnp.arange(2 * 6).reshape(2, 6)
-  tree = {"lengths": values, "prompt_lengths": jnp.arange(2), "old_logprobs": None}
-  cut = spread_groups(tree, 4)
-  np.testing.assert_array_equal(cut["lengths"], values.reshape(4, 3))
-  np.testing.assert_array_equal(cut["prompt_lengths"], [0, 0, 1, 1])
-  assert spread_groups(tree, 5)["lengths"].shape == (2, 6)
 
 
 def test_rollouts_that_do_not_count_change_nothing():
