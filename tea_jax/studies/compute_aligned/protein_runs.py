@@ -179,8 +179,13 @@ def _report(found: Mapping[str, Any], experiment: ProteinExperiment) -> str:
   for name, curve in table.items():
     cells = (f"{curve[n]:.2f}" if n in curve else "" for n in BUDGETS)
     rows.append([f"published: {name}", *cells, ""])
+  several = len(preset.seeds) > 1
+
+  def difference(mean: float, low: float, high: float) -> str:
+    return f"{mean:+.2f}" + (f" [{low:+.2f}, {high:+.2f}]" if several else "")
+
   differences = [
-    [rule, *(f"{cell[0]:+.2f} [{cell[1]:.2f}, {cell[2]:.2f}]" for cell in cells.values())]
+    [rule, *(difference(*cell) for cell in cells.values())]
     for rule, cells in found["minus_first"].items()
   ]
   config = preset.config
@@ -192,7 +197,7 @@ def _report(found: Mapping[str, Any], experiment: ProteinExperiment) -> str:
     f"seeds {', '.join(map(str, preset.seeds))}; expected best of N from "
     f"{config.evaluation.num_samples} samples, mean over seeds.\n\n"
     f"{markdown_table(['rule', *head, 'KL'], rows)}\n\n"
-    f"## Minus {preset.rules[0]}, 95 % interval over seeds\n\n"
+    f"## Minus {preset.rules[0]}{', 95 % interval over seeds' if several else ''}\n\n"
     f"{markdown_table(['rule', *head], differences)}\n\n"
     "![distribution of hydrophobicity and best of N](proteins.png)\n"
   )
