@@ -12,10 +12,8 @@ block. Writes alignment.csv, alignment.json, alignment.png and report.md.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import sys
 
-import jax
 import rich.console
 import rich.table
 import tyro
@@ -29,6 +27,7 @@ from tea_jax.runs.reward import RewardConfig
 from tea_jax.runtime.compilation import enable_compilation_cache
 from tea_jax.studies.alignment import estimators, report, synthetic_pools
 from tea_jax.studies.alignment.policy_study import policy_study
+from tea_jax.studies.alignment.synthetic_study import synthetic_study
 
 RULES = (
   "grpo",
@@ -111,38 +110,16 @@ def build_rules(flags: Flags) -> dict[str, GroupRule]:
   return {text: spec.with_default(budget=flags.budget).build() for text, spec in specs.items()}
 
 
-def synthetic_study(flags: Flags) -> report.Study:
-  rules = build_rules(flags)
-  pool_key, group_key = jax.random.split(jax.random.key(flags.seed))
-  pools = {pool: draw_pools(flags, pool, pool_key) for pool in flags.pools}
-  study = {pool: {} for pool in flags.pools}
-  for num_rollouts in flags.num_rollouts:
-    evaluate = estimators.make_alignment(rules, num_rollouts=num_rollouts, budget=flags.budget)
-    for pool in flags.pools:
-      study[pool][num_rollouts] = evaluate(group_key, pools[pool])
-  return study
-
-
-def real_study(flags: Flags) -> report.Study:
+def run_study(flags: Flags) -> report.Study:
+  names = ("num_rollouts", "num_seeds", "budget", "num_prompts", "pool_size", "seed")
+  names += _SYNTHETIC if flags.synthetic else ("memory_gb",)
+  settings = {name: getattr(flags, name) for name in names}
+  if flags.synthetic:
+    return synthetic_study(build_rules(flags), **settings)
   enable_compilation_cache()
-  shared = ("num_rollouts", "num_seeds", "budget", "num_prompts", "pool_size", "seed", "memory_gb")
-  study = {name: getattr(flags, name) for name in shared}
   config = RunConfig(**{name: getattr(flags, name) for name in _OF_A_POLICY})
-  return {str(flags.preset): policy_study(config, build_rules(flags), folder=flags.output, **study)}
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def draw_pools(flags: Flags, pool: str, key: jax.Array) -> jax.Array:
-  """`[num_seeds, num_prompts, pool_size]` rewards."""
-  draw = functools.partial(
-    synthetic_pools.synthetic_pools,
-    shape=pool,
-    num_prompts=flags.num_prompts,
-    pool_size=flags.pool_size,
-    location_spread=flags.location_spread,
-    scale_spread=flags.scale_spread,
-  )
-  return jax.vmap(draw)(jax.random.split(key, flags.num_seeds))
+  study = policy_study(config, build_rules(flags), folder=flags.output, **settings)
+  return {str(flags.preset): study}
 
 
 def show(study: report.Study, sizes: tuple[int, ...]) -> None:
@@ -162,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
 def work(flags: Flags) -> None:
   if flags.synthetic == (flags.preset is not None):
     raise ValueError("say either --synthetic or --preset NAME: where the pools come from")
-  study = synthetic_study(flags) if flags.synthetic else real_study(flags)
+  study = run_study(flags)
   show(study, flags.num_rollouts)
   without = (*_OF_A_POLICY, "preset", "memory_gb") if flags.synthetic else _SYNTHETIC
   settings = {name: value for name, value in to_dict(flags).items() if name not in without}
