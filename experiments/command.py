@@ -14,6 +14,7 @@ from rich.table import Table
 
 from tea_jax.runs.checkpoints import CheckpointError
 from tea_jax.runs.config import RunConfig, to_dict
+from tea_jax.runs.supervised import SupervisedConfig
 from tea_jax.runtime.secrets import printable, public_text
 
 MISTAKES = (
@@ -60,17 +61,19 @@ def labelled(words: Sequence[str]) -> dict[str, str]:
   return found
 
 
-def show_settings(config: RunConfig, more: Mapping[str, str]) -> None:
+def show_settings(config: RunConfig | SupervisedConfig, more: Mapping[str, str]) -> None:
   """Prints what differs from the defaults as a table; the whole config is in the run folder.
 
   Args:
     config: of the run or runs; its secrets are not shown.
     more: rows above, name -> value.
   """
-  table = Table("setting", "value", "default", box=None, header_style="bold", pad_edge=False)
+  table = Table(box=None, header_style="bold", pad_edge=False)
+  for name in ("setting", "value", "default"):
+    table.add_column(name, overflow="fold", no_wrap=name == "setting")
   for name, value in more.items():
     table.add_row(name, value, "")
-  defaults = _flat(to_dict(RunConfig()))
+  defaults = _flat(to_dict(type(config)()))
   for name, value in _flat(to_dict(config)).items():
     if name not in more and value != defaults.get(name):
       default = defaults.get(name)

@@ -11,15 +11,16 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import tyro
-import yaml
 
 from experiments import command
 from tea_jax.advantages import AdvantageSpec
-from tea_jax.runs.config import to_dict
+from tea_jax.runs.config import RunConfig
 from tea_jax.runs.presets import Preset
+from tea_jax.runs.supervised import SupervisedConfig
 from tea_jax.runtime.compilation import enable_compilation_cache
 from tea_jax.studies.matched_runs import at_same_kl
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
   from tea_jax.studies.compute_aligned.branches import BranchExperiment
   from tea_jax.studies.compute_aligned.protein_runs import ProteinExperiment
   from tea_jax.studies.compute_aligned.rewarded_runs import RewardedExperiment
+
+Run = TypeVar("Run", RunConfig, SupervisedConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,8 @@ def work(arguments: list[str]) -> None:
     args=arguments,
     description=f"{__doc__}\nPresets:{about}",
   )
+  if not flags.dry_run:
+    enable_compilation_cache()
   if flags.theory:
     from tea_jax.studies.compute_aligned.theory import write_theory
 
@@ -91,60 +96,24 @@ def work(arguments: list[str]) -> None:
 
 
 def run_proteins(flags: Flags, experiment: ProteinExperiment) -> None:
-  """A protein experiment with the flags' changes."""
   from tea_jax.studies.compute_aligned import protein_runs
 
-  preset = _changed(experiment.preset, flags)
-  changes: dict = {}
-  if flags.run_folder:
-    for name in ("warm_up", "second_warm_up"):
-      run = getattr(experiment, name)
-      if run is not None:
-        changes[name] = dataclasses.replace(run, run_folder=f"{flags.run_folder}/{name}")
+  experiment = experiment.with_preset(changed(experiment.preset, flags))
   if not flags.dry_run:
-    enable_compilation_cache()
-    protein_runs.run_proteins(dataclasses.replace(experiment, preset=preset, **changes))
-    print(f"report: {pathlib.Path(preset.config.run_folder) / 'report.md'}")
+    protein_runs.run_proteins(experiment)
+    show_report(experiment.preset.config)
 
 
 def run_rewarded(flags: Flags, experiment: RewardedExperiment) -> None:
-  """Rules on checkable answers, with the flags' changes."""
   from tea_jax.studies.compute_aligned import rewarded_runs
 
-  before = experiment.preset.config.run_folder
-  preset = _changed(experiment.preset, flags)
-  after = preset.config.run_folder
-  warm_ups = {
-    name: tuple(
-      dataclasses.replace(stage, run_folder=stage.run_folder.replace(before, after, 1))
-      for stage in stages
-    )
-    for name, stages in experiment.warm_ups.items()
-  }
+  experiment = experiment.with_preset(changed(experiment.preset, flags))
   if not flags.dry_run:
-    enable_compilation_cache()
-    rewarded_runs.run_rewarded(dataclasses.replace(experiment, preset=preset, warm_ups=warm_ups))
-    print(f"report: {pathlib.Path(after) / 'report.md'}")
-
-
-def _changed(preset: Preset, flags: Flags) -> Preset:
-  """The preset with the flags' rules, seeds, steps and folder; shown before anything runs."""
-  config = dataclasses.replace(
-    preset.config,
-    steps=flags.steps or preset.config.steps,
-    run_folder=flags.run_folder or preset.config.run_folder,
-  )
-  if flags.match_kl:
-    config = at_same_kl(config, flags.match_kl)
-  rules, seeds = flags.rules or preset.rules, flags.seeds or preset.seeds
-  for rule in rules:
-    AdvantageSpec.parse(rule).build()
-  _show(config, rules=rules, seeds=seeds)
-  return dataclasses.replace(preset, config=config, rules=rules, seeds=seeds)
+    rewarded_runs.run_rewarded(experiment)
+    show_report(experiment.preset.config)
 
 
 def run_branches(flags: Flags, experiment: BranchExperiment) -> None:
-  """A comparison of supervised objectives with the flags' changes."""
   from tea_jax.studies.compute_aligned import branches
 
   if flags.match_kl:
@@ -152,30 +121,50 @@ def run_branches(flags: Flags, experiment: BranchExperiment) -> None:
       f"--match-kl {flags.match_kl} has no effect on supervised objectives; leave it out of "
       f"--preset {flags.preset}."
     )
-  config = experiment.config
-  config = dataclasses.replace(
-    config,
-    steps=flags.steps or config.steps,
-    run_folder=flags.run_folder or config.run_folder,
-  )
   experiment = dataclasses.replace(
     experiment,
-    config=config,
+    config=changed_run(experiment.config, flags),
     objectives=flags.rules or experiment.objectives,
     seeds=flags.seeds or experiment.seeds,
   )
   for objective in experiment.objectives:
     branches.parse_objective(objective)
-  _show(config, objectives=experiment.objectives, seeds=experiment.seeds)
+  show(experiment.config, "objective", experiment.objectives, experiment.seeds)
   if not flags.dry_run:
-    enable_compilation_cache()
     branches.run_branches(experiment)
-    print(f"report: {pathlib.Path(config.run_folder) / 'report.md'}")
+    show_report(experiment.config)
 
 
-def _show(config: Any, **shown: Any) -> None:
-  listed = {name: list(values) for name, values in shown.items()}
-  print(yaml.safe_dump(listed | to_dict(config), sort_keys=False), flush=True)
+def changed(preset: Preset, flags: Flags) -> Preset:
+  """The preset with the flags' rules, seeds, steps and folder; shown before anything runs."""
+  config = changed_run(preset.config, flags)
+  if flags.match_kl:
+    config = at_same_kl(config, flags.match_kl)
+  rules, seeds = flags.rules or preset.rules, flags.seeds or preset.seeds
+  for rule in rules:
+    AdvantageSpec.parse(rule).build()
+  show(config, "rule", rules, seeds)
+  return dataclasses.replace(preset, config=config, rules=rules, seeds=seeds)
+
+
+def changed_run(config: Run, flags: Flags) -> Run:
+  return dataclasses.replace(
+    config,
+    steps=flags.steps or config.steps,
+    run_folder=flags.run_folder or config.run_folder,
+  )
+
+
+def show(
+  config: RunConfig | SupervisedConfig, name: str, compared: Sequence[str], seeds: Sequence[int]
+) -> None:
+  command.show_settings(config, {"seeds": " ".join(map(str, seeds))})
+  for each in compared:
+    print(f"{name}: {each}", flush=True)
+
+
+def show_report(config: RunConfig | SupervisedConfig) -> None:
+  print(f"report: {pathlib.Path(config.run_folder) / 'report.md'}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from tea_jax.runs.config import RunConfig, to_dict
 from tea_jax.runs.datasets import Splits, encode, load_splits
 from tea_jax.runs.plan import decode_memory
 from tea_jax.runs.presets import Preset
+from tea_jax.runs.supervised import SupervisedConfig
 from tea_jax.runtime.countdown import Countdown
 from tea_jax.runtime.memory import return_free_memory
 from tea_jax.training.learner import make_learner
@@ -58,6 +59,12 @@ def at_same_kl(config: RunConfig, kl: float) -> RunConfig:
   start = objective.kl_coefficient or 1.0
   objective = dataclasses.replace(objective, kl_target=kl, kl_coefficient=start)
   return dataclasses.replace(config, objective=objective)
+
+
+def moved(run: SupervisedConfig, before: Preset, after: Preset) -> SupervisedConfig:
+  """A warm-up in the folder of one preset, moved into that of another."""
+  old, new = before.config.run_folder, after.config.run_folder
+  return dataclasses.replace(run, run_folder=run.run_folder.replace(old, new, 1))
 
 
 def run_config_of(preset: Preset, rule: str, seed: int) -> RunConfig:

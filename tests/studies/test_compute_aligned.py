@@ -62,7 +62,8 @@ def test_gold_pairs_mirror_the_hydrophobic_share():
 @pytest.mark.parametrize("name", BRANCHES)
 def test_supervised_presets_print_what_they_would_run(name, capsys):
   assert compute_aligned.main(["--preset", name, "--dry-run"]) == 0
-  assert "objectives:" in capsys.readouterr().out
+  shown = capsys.readouterr().out.splitlines()
+  assert all(f"objective: {each}" in shown for each in BRANCHES[name].objectives)
   assert compute_aligned.main(["--preset", name, "--dry-run", "--rules", "pass_at_m"]) == 2
   assert "objective.name='pass_at_m'" in capsys.readouterr().err
 
@@ -100,7 +101,8 @@ def test_objectives_branch_from_one_warm_up(tmp_path):
 @pytest.mark.parametrize("name", PROTEINS)
 def test_presets_print_what_they_would_run(name, capsys):
   assert compute_aligned.main(["--preset", name, "--dry-run"]) == 0
-  assert "rules:" in capsys.readouterr().out
+  shown = capsys.readouterr().out.splitlines()
+  assert all(f"rule: {each}" in shown for each in PROTEINS[name].preset.rules)
   for rule in PROTEINS[name].preset.rules:
     config = PROTEINS[name].preset.config
     assert rule.split(":")[0] in repr(_rule(config, rule))

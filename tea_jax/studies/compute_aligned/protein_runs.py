@@ -30,7 +30,7 @@ from tea_jax.runs.presets import Preset
 from tea_jax.runs.supervised import SupervisedConfig
 from tea_jax.runtime.files import write_text
 from tea_jax.studies.compute_aligned import proteins, published
-from tea_jax.studies.matched_runs import BASE, MatchedRuns, train_matched
+from tea_jax.studies.matched_runs import BASE, MatchedRuns, moved, train_matched
 from tea_jax.training.supervised import train_supervised
 
 BUDGETS = (1, 2, 4, 8, 16, 32, 64)
@@ -54,6 +54,13 @@ class ProteinExperiment:
   warm_up: SupervisedConfig | None
   conditional: bool = False
   second_warm_up: SupervisedConfig | None = None
+
+  def with_preset(self, preset: Preset) -> ProteinExperiment:
+    """The experiment with another preset; its warm-ups move along into the preset's folder."""
+    first, second = (
+      run and moved(run, self.preset, preset) for run in (self.warm_up, self.second_warm_up)
+    )
+    return dataclasses.replace(self, preset=preset, warm_up=first, second_warm_up=second)
 
 
 def run_proteins(

@@ -32,7 +32,7 @@ from tea_jax.studies.compute_aligned.answer_curves import (
   difference_table,
   differences,
 )
-from tea_jax.studies.matched_runs import BASE, MatchedRuns, train_matched
+from tea_jax.studies.matched_runs import BASE, MatchedRuns, moved, train_matched
 from tea_jax.training.supervised import train_supervised
 
 
@@ -54,6 +54,14 @@ class RewardedExperiment:
   budgets: tuple[int, ...]
   metrics: tuple[Metric, ...] = ("pass", "majority")
   published: Mapping[str, Mapping[str, published.Curve]] = dataclasses.field(default_factory=dict)
+
+  def with_preset(self, preset: Preset) -> RewardedExperiment:
+    """The experiment with another preset; its warm-ups move along into the preset's folder."""
+    warm_ups = {
+      name: tuple(moved(stage, self.preset, preset) for stage in stages)
+      for name, stages in self.warm_ups.items()
+    }
+    return dataclasses.replace(self, preset=preset, warm_ups=warm_ups)
 
 
 def run_rewarded(
