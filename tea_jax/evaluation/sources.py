@@ -73,7 +73,9 @@ def finished_policy(name: str) -> str:
 
 def load_finished(name: str, settings: HeldOut) -> Policy:
   """The policy behind a name, on the mesh of the settings; see `finished_policy`."""
-  model = dataclasses.replace(settings.model, name=finished_policy(name))
+  # Adapters are merged into a finished policy: rounding it to its base's dtype would lose them.
+  finished = {"name": finished_policy(name), "param_dtype": "float32"}
+  model = dataclasses.replace(settings.model, **finished)
   return build.load_run_policy(RunConfig(model=model, mesh=settings.mesh))
 
 

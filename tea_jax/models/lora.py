@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,13 +87,16 @@ def init_adapters(config: ModelConfig, lora: LoraConfig, key: Array) -> Params:
   return tree
 
 
-def merge_adapters(params: Params, adapters: Params, lora: LoraConfig) -> Params:
+def merge_adapters(
+  params: Params, adapters: Params, lora: LoraConfig, *, dtype: Any = None
+) -> Params:
   """Parameters with `scale * A B` added to every adapted kernel; the rest is shared, not copied.
 
   Args:
     params: of the model.
     adapters: from `init_adapters` or `load_adapters`.
     lora: what they were made with.
+    dtype: of the adapted kernels; their own by default.
   """
   layers = dict(params["layers"])
   for parent, targets in adapters["layers"].items():
@@ -100,7 +104,7 @@ def merge_adapters(params: Params, adapters: Params, lora: LoraConfig) -> Params
     for target, adapter in targets.items():
       kernel = projections[target]["kernel"]
       change = lora.scale * jnp.einsum("lir,lro->lio", adapter["a"], adapter["b"])
-      merged = (kernel + change).astype(kernel.dtype)
+      merged = (kernel + change).astype(dtype or kernel.dtype)
       projections[target] = {**projections[target], "kernel": merged}
     layers[parent] = projections
   return {**params, "layers": layers}

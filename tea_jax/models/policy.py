@@ -29,7 +29,8 @@ class Policy:
 
   Attributes:
     config: shape and options of the model.
-    params: float32 master weights, a plain nested dict (see `causal_lm`).
+    params: float32 master weights, a plain nested dict (see `causal_lm`); bfloat16 where they
+      stay as they are.
     tokenizer: a `transformers` tokenizer, or None.
     generation: settings of the model's `generation_config.json`, kept when it is saved.
     compute_dtype: of activations and matrix products; norms, softmax and log-probs are float32.

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tea_jax.advantages import GroupRule
 from tea_jax.data import EncodedPrompts
@@ -98,7 +97,7 @@ def build(
     ValueError: for inputs that do not fit each other.
   """
   mesh = run_mesh(config)
-  loaded = _with_float32_weights(policy or load_run_policy(config))
+  loaded = with_param_dtype(policy or load_run_policy(config), config.model.param_dtype)
   splits = splits or load_splits(config.data)
   rule = rule or config.advantage_rule()
   rule.check_num_rollouts(config.sampling.num_rollouts)
@@ -143,11 +142,17 @@ def sampler_config(config: RolloutConfig) -> SamplingConfig:
   return SamplingConfig(**{name: getattr(config, name) for name in names})
 
 
-def _with_float32_weights(policy: Policy) -> Policy:
-  """The policy with float32 master weights: steps of 1e-6 round to nothing in fewer bits."""
-  if all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(policy.params)):
+def with_param_dtype(policy: Policy, dtype: str) -> Policy:
+  """The policy with weights of a dtype: float32 to train, since small steps round to nothing else.
+
+  Args:
+    policy: loaded, or brought by the caller.
+    dtype: `model.param_dtype`.
+  """
+  wanted = jnp.dtype(dtype)
+  if all(leaf.dtype == wanted for leaf in jax.tree.leaves(policy.params)):
     return policy
-  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), policy.params)
+  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, wanted), policy.params)
   return dataclasses.replace(policy, params=params)
 
 
@@ -156,6 +161,7 @@ def load_run_policy(config: RunConfig | SupervisedConfig) -> Policy:
   return load_policy(
     config.model.name,
     compute_dtype=config.model.compute_dtype,
+    param_dtype=config.model.param_dtype,
     remat=config.model.remat,
     scan_layers=config.model.scan_layers,
     attention=config.model.attention,

@@ -24,6 +24,8 @@ class PolicyConfig:
   Attributes:
     name: Hugging Face id or folder, GGUF file, or "smollm2-135m-instruct" (in the package).
     compute_dtype: of activations and matrix products; norms, softmax and log-probs are float32.
+    param_dtype: of the weights; "bfloat16" halves frozen ones, beside adapters (lora_rank > 0).
+      What is trained is float32.
     remat: what the backward pass recomputes: "none", "full" (each layer) or "dots" (all but the
       matrix products). "full" needs the least memory.
     scan_layers: scan over the layers (short compiles), or unroll them (a little faster).
@@ -35,6 +37,7 @@ class PolicyConfig:
 
   name: str = "smollm2-135m-instruct"
   compute_dtype: Literal["float32", "bfloat16"] = "float32"
+  param_dtype: Literal["float32", "bfloat16"] = "float32"
   remat: Literal["none", "full", "dots"] = "full"
   scan_layers: bool = True
   attention: Literal["auto", "xla", "cudnn"] = "auto"
@@ -49,6 +52,11 @@ class PolicyConfig:
       not unknown, f"lora_targets {unknown} are unknown; choose among {', '.join(_PROJECTIONS)}."
     )
     require(self.lora_rank >= 0, f"lora_rank={self.lora_rank} must be >= 0 (0: all weights).")
+    require(
+      self.lora_rank > 0 or self.param_dtype == "float32",
+      f'param_dtype="{self.param_dtype}" is for frozen weights, since small steps would round to '
+      "nothing; set lora_rank, or leave it at float32.",
+    )
     require(
       self.lora_rank > 0 or self.lora_alpha is None,
       f"lora_alpha={self.lora_alpha} has no effect with lora_rank=0; set lora_rank.",

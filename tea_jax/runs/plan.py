@@ -67,7 +67,10 @@ def estimate_memory(
   prompt = bucket(prompt_length or config.data.max_prompt_length, smallest=16)
   completion = config.sampling.max_completion_length
   prompts, group = config.data.prompts_per_step, config.sampling.num_rollouts
-  item = 2 if config.model.compute_dtype == "bfloat16" else 4
+  item, stored = (
+    2 if dtype == "bfloat16" else 4
+    for dtype in (config.model.compute_dtype, config.model.param_dtype)
+  )
   total = _count(abstract_params(model))
   lora = config.model.lora
   trained = total
@@ -80,7 +83,7 @@ def estimate_memory(
   moments = _MOMENTS[config.optimizer.name]
   if config.optimizer.name == "sgd" and config.optimizer.beta1 == 0:
     moments = 0
-  always = {"parameters": 4 * total, "optimiser": 4 * trained * moments}
+  always = {"parameters": stored * total, "optimiser": 4 * trained * moments}
   if lora is not None:
     always["adapters"] = 4 * trained
   elif config.objective.needs_reference:
@@ -89,7 +92,7 @@ def estimate_memory(
 
   rollout = {"decoding weights": item * total // split}
   if lora is not None:
-    rollout["merged weights"] = 4 * total // split
+    rollout["merged weights"] = max(item, stored) * total // split
   memory = _decode_memory(config, {**always, **rollout}) * copies
   decoded = bucket(completion, smallest=8)
   height, part = batch_shape(

@@ -54,11 +54,20 @@ class TrainedPolicy:
 
   @functools.cached_property
   def merge(self) -> Callable[[Tree, Tree], Tree]:
-    """`(trainable, frozen) -> full parameters`, adapters merged into their kernels."""
-    lora = self.lora
+    """`(trainable, frozen) -> full parameters`, adapters merged into their kernels.
+
+    A bfloat16 base would round small adapters away, so the merged kernels have the precision that
+    the policy computes in.
+    """
+    lora, compute = self.lora, self.policy.dtype
     if lora is None:
       return self.combine
-    return jax.jit(lambda trainable, frozen: merge_adapters(frozen, trainable, lora))
+
+    def merge(trainable: Tree, frozen: Tree) -> Tree:
+      dtype = jnp.promote_types(frozen["embed"]["embedding"].dtype, compute)
+      return merge_adapters(frozen, trainable, lora, dtype=dtype)
+
+    return jax.jit(merge)
 
   def start(self, params: Tree, key: jax.Array, *, borrowed: bool = True) -> tuple[Tree, Tree]:
     """`(trainable, frozen)` at the beginning of a run.

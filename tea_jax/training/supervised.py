@@ -23,10 +23,7 @@ from rich.console import Console
 
 from tea_jax.data.supervised import EncodedPairs, Pair
 from tea_jax.models.policy import Policy
-from tea_jax.runs.build import (
-  load_run_policy,
-  run_mesh,
-)
+from tea_jax.runs.build import load_run_policy, run_mesh, with_param_dtype
 from tea_jax.runs.checkpoints import CheckpointStore
 from tea_jax.runs.datasets import encode_run_pairs, load_pair_splits
 from tea_jax.runs.folder import RunFolder
@@ -115,7 +112,8 @@ class SupervisedRun:
   ):
     self.config, self.folder = config, folder
     console = console or Console()
-    self.policy = policy or load_run_policy(config)
+    loaded = policy or load_run_policy(config)
+    self.policy = with_param_dtype(loaded, config.model.param_dtype)
     self.mesh = run_mesh(config)
     splits = splits or load_pair_splits(config.data)
     self.pairs = encode_run_pairs(splits["train"], self.policy, config.data)
@@ -134,7 +132,7 @@ class SupervisedRun:
     trained, self.update, self.evaluate = functions
     self.merge = trained.merge
     trainable, self.frozen = trained.start(
-      self.policy.params, self._key(_ADAPTERS), borrowed=policy is not None
+      self.policy.params, self._key(_ADAPTERS), borrowed=self.policy is policy
     )
     self.policy = trained.policy
     fresh = State(trainable, trained.init_optimizer(trainable), {}, self.iterator.state_dict())

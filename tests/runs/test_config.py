@@ -91,6 +91,7 @@ def test_impossible_flags_are_refused_while_parsing(flags, words, capsys):
     ({"reward": {"weights": [1.0, 2.0]}}, "2 entries for 1 functions"),
     ({"evaluation": {"budgets": [256]}}, r"\[256\]"),
     ({"model": {"lora_alpha": 8.0}}, "lora_rank=0"),
+    ({"model": {"param_dtype": "bfloat16"}}, 'param_dtype="bfloat16" is for frozen weights'),
     ({"seed": -1}, "seed=-1"),
   ],
 )

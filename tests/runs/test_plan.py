@@ -30,6 +30,15 @@ def test_adapters_are_what_is_trained(tmp_path):
   assert estimate.always["optimiser"] == 8 * estimate.num_trainable
 
 
+def test_a_frozen_base_in_bfloat16_takes_half(tmp_path):
+  model = {"lora_rank": 2, "compute_dtype": "bfloat16"}
+  full = _estimate(tmp_path, model=model)
+  half = _estimate(tmp_path, model=model | {"param_dtype": "bfloat16"})
+  for phase, name in (("always", "parameters"), ("rollout", "merged weights")):
+    assert 2 * getattr(half, phase)[name] == getattr(full, phase)[name]
+  assert half.always["adapters"] == full.always["adapters"]
+
+
 def test_a_reference_and_micro_batches_cost_a_copy(tmp_path):
   plain = _estimate(tmp_path)
   assert "reference" in _estimate(tmp_path, objective={"kl_coefficient": 0.1}).always

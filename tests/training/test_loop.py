@@ -4,10 +4,12 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tea_jax.advantages import grpo, tea
+from tea_jax.models.weights.peft import load_adapters
 from tea_jax.runs.build import build
 from tea_jax.runs.checkpoints import CheckpointError
 from tea_jax.runs.config import load_config
@@ -232,6 +234,29 @@ def test_adapters_train_on_frozen_weights(tmp_path, policy):
   changed = jax.tree.map(lambda a, b: bool((a != b).any()), result.policy.params, policy.params)
   assert changed["layers"]["attention"]["query"]["kernel"]
   assert not changed["embed"]["embedding"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compute, difference", [("float32", 1e-4), ("bfloat16", 0.2)])
+def test_adapters_train_beside_weights_in_bfloat16(tmp_path, policy, compute, difference):
+  folder = tmp_path / "model"
+  policy.save_pretrained(folder)
+  model = {"name": str(folder), "param_dtype": "bfloat16", "compute_dtype": compute}
+  config = tiny.config(
+    tmp_path / "run",
+    model={"lora_rank": 2, **model},
+    objective={"measure_kl": True},
+    optimizer={"learning_rate": 1e-3},
+  )
+  result = tiny.run(config, None)
+  kernel = result.policy.params["layers"]["attention"]["query"]["kernel"]
+  assert result.policy.params["embed"]["embedding"].dtype == jnp.bfloat16
+  assert kernel.dtype == compute
+  # The sampler's merged kernels keep what bfloat16 would round away.
+  assert result.metrics[-1]["sampler/logp_difference/max"] < difference
+  assert result.metrics[-1]["kl"] > 0
+  adapters, _ = load_adapters(result.run_folder / "adapter", policy.config)
+  assert {leaf.dtype for leaf in jax.tree.leaves(adapters)} == {np.dtype(np.float32)}
 
 
 def test_poisoned_gradients_stop_the_run_after_a_few_skips(tmp_path, policy):
