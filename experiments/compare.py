@@ -16,6 +16,7 @@ import tyro
 
 from experiments import command, train
 from tea_jax.runs.config import RunConfig
+from tea_jax.runs.flags import parse_tree
 from tea_jax.runs.presets import PRESETS, Preset, get_preset
 from tea_jax.runtime.compilation import enable_compilation_cache
 from tea_jax.studies.matched_report import matched_verdicts, report
@@ -50,9 +51,10 @@ def parse(arguments: list[str]) -> tuple[Preset, bool]:
   named = [word for word in rest if word.startswith("--advantage")]
   if named:
     raise ValueError(f"{named[0]}: the rules that are compared are said by --rules, as in {RULES}.")
-  flags = tyro.cli(
+  flags = parse_tree(
     Flags,
-    args=rest,
+    rest,
+    prog="python -m experiments.compare",
     default=Flags(preset.rules, preset.seeds, None, preset.config),
     description=f"{__doc__}\nAlso: --dry-run, and --preset, one of:{about}",
   )

@@ -14,7 +14,6 @@ import functools
 import pathlib
 import sys
 
-import tyro
 import yaml
 
 from experiments import command, train
@@ -26,6 +25,7 @@ from tea_jax.rewards import RewardFunction
 from tea_jax.rewards.verifiers import answer_reader
 from tea_jax.runs.config import RunConfig, load_groups, to_dict
 from tea_jax.runs.datasets import Splits, encode, load_splits
+from tea_jax.runs.flags import parse_tree
 from tea_jax.runs.own_code import check_own_code
 from tea_jax.runs.presets import get_preset
 from tea_jax.runtime.compilation import enable_compilation_cache
@@ -67,7 +67,13 @@ def parse(arguments: list[str]) -> tuple[dict[str, list[str]], Flags, bool]:
   elif stored:
     shared = load_groups(stored[0], names)
   about = f"{__doc__}\nAlso: --preset NAME for its defaults, and --dry-run, which only prints them."
-  flags = tyro.cli(Flags, args=arguments[split:], default=Flags(**shared), description=about)
+  flags = parse_tree(
+    Flags,
+    arguments[split:],
+    prog="python -m experiments.evaluate A B",
+    default=Flags(**shared),
+    description=about,
+  )
   if stored and not known.preset:
     check_own_code(flags.reward, flags.data, stored[0].parent, said=arguments[split:])
   if not policies:

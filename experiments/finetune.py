@@ -11,11 +11,11 @@ import dataclasses
 import pathlib
 import sys
 
-import tyro
 import yaml
 
 from experiments import command
 from tea_jax.runs.config import read_config, to_dict
+from tea_jax.runs.flags import parse_tree
 from tea_jax.runs.supervised import SupervisedConfig
 from tea_jax.runtime.compilation import enable_compilation_cache
 
@@ -29,10 +29,10 @@ def parse(arguments: list[str]) -> tuple[SupervisedConfig, bool]:
     policy = folder / "policy"
     model = dataclasses.replace(base.model, name=str(policy if policy.is_dir() else folder))
     base = dataclasses.replace(base, model=model)
-  config = tyro.cli(
+  config = parse_tree(
     SupervisedConfig,
+    flags,
     prog="python -m experiments.finetune",
-    args=flags,
     default=base,
     description=f"{__doc__}\nAlso: --config FILE, --warm-start FOLDER, --dry-run",
   )

@@ -16,12 +16,12 @@ import sys
 
 import rich.console
 import rich.table
-import tyro
 
 from experiments import command
 from tea_jax.advantages import AdvantageSpec, GroupRule
 from tea_jax.runs import groups
 from tea_jax.runs.config import RunConfig, to_dict
+from tea_jax.runs.flags import parse_tree
 from tea_jax.runs.presets import get_preset
 from tea_jax.runs.reward import RewardConfig
 from tea_jax.runtime.compilation import enable_compilation_cache
@@ -53,38 +53,46 @@ RULES = (
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
+  """What is measured, and how.
+
+  Attributes:
+    synthetic: pools of known shapes with orthonormal scores.
+    preset: pools drawn from the policy of this preset instead.
+    rules: rules, each `name` or `name:argument=value,...`; "best_of_n_oracle" takes the group as
+      pool.
+    pools: shapes of the rewards (synthetic pools).
+    num_rollouts: group sizes m.
+    budget: N of the oracle, and of the rules that have a budget and do not name one.
+    num_prompts: prompts that one gradient is summed over.
+    pool_size: rollouts that stand for the policy at a prompt.
+    num_seeds: independent draws of groups; of synthetic pools too, while a policy has one pool a
+      prompt.
+    location_spread: standard deviation of the prompts' locations (synthetic pools).
+    scale_spread: standard deviation of the logarithm of the prompts' scales (synthetic pools).
+    seed: of all random numbers.
+    memory_gb: for gradient sums and scores of a policy; what does not fit together takes another
+      pass.
+    compare: rule whose paired differences to the best other one are reported; None for none.
+    output: folder of the results.
+    figure: draw alignment.png.
+  """
+
   synthetic: bool = False
-  """Pools of known shapes with orthonormal scores."""
   preset: str | None = None
-  """Pools drawn from the policy of this preset instead."""
   rules: tuple[str, ...] = RULES
-  """Rules, each `name` or `name:argument=value,...`; "best_of_n_oracle" takes the group as pool."""
   pools: tuple[str, ...] = synthetic_pools.DEFAULT_POOLS
-  """Shapes of the rewards (synthetic pools)."""
   num_rollouts: tuple[int, ...] = estimators.PUBLISHED_SIZES
-  """Group sizes m."""
   budget: int = estimators.PUBLISHED_BUDGET
-  """N of the oracle, and of the rules that have a budget and do not name one."""
   num_prompts: int = 32
-  """Prompts that one gradient is summed over."""
   pool_size: int = 512
-  """Rollouts that stand for the policy at a prompt."""
   num_seeds: int = 40
-  """Independent draws of groups; of synthetic pools too, while a policy has one pool a prompt."""
   location_spread: float = 2.0
-  """Standard deviation of the prompts' locations (synthetic pools)."""
   scale_spread: float = 0.5
-  """Standard deviation of the logarithm of the prompts' scales (synthetic pools)."""
   seed: int = 0
-  """Of all random numbers."""
   memory_gb: float = 6.0
-  """For gradient sums and scores of a policy; what does not fit together takes another pass."""
   compare: str | None = "blended_influence"
-  """Rule whose paired differences to the best other one are reported; None for none."""
   output: str = "runs/oracle_alignment"
-  """Folder of the results."""
   figure: bool = True
-  """Draw alignment.png."""
   model: groups.PolicyConfig = dataclasses.field(default_factory=groups.PolicyConfig)
   data: groups.DataConfig = dataclasses.field(default_factory=groups.DataConfig)
   reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
@@ -101,7 +109,8 @@ def parse(arguments: list[str]) -> Flags:
   preset = command.first_flags(arguments)[0].preset
   config = get_preset(preset).config if preset else RunConfig()
   defaults = {name: getattr(config, name) for name in _OF_A_POLICY}
-  return tyro.cli(Flags, args=arguments, default=Flags(**defaults), description=__doc__)
+  prog = "python -m experiments.oracle_alignment"
+  return parse_tree(Flags, arguments, prog=prog, default=Flags(**defaults), description=__doc__)
 
 
 def build_rules(flags: Flags) -> dict[str, GroupRule]:

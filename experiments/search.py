@@ -18,6 +18,7 @@ import yaml
 from experiments import command
 from tea_jax.rewards import make_reward
 from tea_jax.runs.config import to_dict
+from tea_jax.runs.flags import parse_tree
 from tea_jax.runtime.compilation import enable_compilation_cache
 from tea_jax.scaling import search_schedule
 from tea_jax.studies import toy_search
@@ -37,7 +38,9 @@ def parse(arguments: list[str]) -> tuple[SearchConfig, bool]:
     known_names = ", ".join((*SEARCH_PRESETS, "toy"))
     raise ValueError(f"unknown preset {known.preset!r}; known: {known_names}")
   default = SEARCH_PRESETS[known.preset or "quickstart"]
-  return tyro.cli(SearchConfig, args=rest, default=default, description=__doc__), known.dry_run
+  prog = "python -m experiments.search"
+  config = parse_tree(SearchConfig, rest, prog=prog, default=default, description=__doc__)
+  return config, known.dry_run
 
 
 @dataclasses.dataclass(frozen=True)

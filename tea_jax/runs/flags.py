@@ -47,13 +47,11 @@ def parse(
   prog: str | None = None,
   rule: AdvantageSpec | None = None,
 ) -> T:
-  """`tyro.cli`, with the arguments of advantage rules as flags.
+  """`parse_tree`, with the arguments of advantage rules as flags.
 
   Args:
     kind: dataclass of the flags; one of its fields, at any depth, is the run's `advantage`.
-    arguments: the command line.
-    default, description, prog: see `tyro.cli`. `--help` shows the first flags, `--help GROUP` those
-      of a group (`--help advantage`: of the rule), `--help all` what tyro says of all of them.
+    arguments, default, description, prog: see `parse_tree`.
     rule: that `--advantage.budget 256` without a name is about; `default.advantage` by default.
 
   Raises:
@@ -62,23 +60,55 @@ def parse(
   """
   rule = rule or cast(AdvantageSpec, getattr(default, "advantage", AdvantageSpec()))
   words, rest, named = _take_rule(arguments, rule)
-  asked = next((i for i, word in enumerate(rest) if word in ("-h", "--help")), None)
-  if asked is not None:
-    topic = rest[asked + 1] if asked + 1 < len(rest) else None
-    if topic != "all":
-      start = kind() if default is None else default
-      of_rule = topic == "advantage" or (topic is None and named)
-      page = rule_help(words[0]) if of_rule else None
-      print(page or help_page(start, topic, prog=prog or "", about=description or ""))
-      raise SystemExit(0)
-    del rest[asked + 1]
+  topic = _help_topic(rest)
+  if topic == "advantage" or (topic == "" and named):
+    print(rule_help(words[0]))
+    raise SystemExit(0)
+  if topic == "all":
     description = f"{description or ''}\n\n{rule_help(words[0])}"
-  if named:
+  elif named:
     AdvantageSpec.from_words(words)
     rest = ["--advantage", *words, *rest]
+  return parse_tree(kind, rest, default=default, description=description, prog=prog)
+
+
+def parse_tree(
+  kind: type[T],
+  arguments: Sequence[str],
+  *,
+  default: T | None = None,
+  description: str | None = None,
+  prog: str | None = None,
+) -> T:
+  """`tyro.cli` with a short help, and errors that name flags instead of fields.
+
+  Args:
+    kind: dataclass of the flags, in groups.
+    arguments: the command line.
+    default, description, prog: see `tyro.cli`. `--help` shows the first flags, `--help GROUP` those
+      of a group, `--help all` what tyro says of all of them.
+
+  Raises:
+    ValueError: for values that a config refuses.
+    SystemExit: for other flags, as tyro does.
+  """
+  rest = list(arguments)
+  topic = _help_topic(rest)
+  if topic == "all":
+    del rest[rest.index("all")]
+  elif topic is not None:
+    start = kind() if default is None else default
+    print(help_page(start, topic or None, prog=prog or "", about=description or ""))
+    raise SystemExit(0)
   options: dict[str, Any] = {} if default is None else {"default": default}
   with named_by(lambda text: as_flags(text, kind)):
     return tyro.cli(kind, args=rest, description=description, prog=prog, **options)
+
+
+def _help_topic(arguments: Sequence[str]) -> str | None:
+  """The word after `--help`; "" for none; None where no help is asked for."""
+  asked = next((i for i, word in enumerate(arguments) if word in ("-h", "--help")), None)
+  return None if asked is None else next(iter(arguments[asked + 1 :]), "")
 
 
 def as_flags(text: str, kind: type) -> str:

@@ -1,4 +1,4 @@
-"""Short help of a config tree: first the flags that matter, then a group at a time."""
+"""Short help of a tree of flags: first those that matter, then a group at a time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-# The ten flags that decide most runs.
+# Those of groups that decide most runs, shown after a script's own flags.
 FIRST = (
-  *("run_folder", "steps", "model.name", "data.prompts", "data.chat", "reward.functions"),
-  *("advantage.name", "sampling.num_rollouts", "sampling.max_completion_length"),
-  "optimizer.learning_rate",
+  *("model.name", "data.prompts", "data.pairs", "reward.functions", "objective.name"),
+  *(
+    "advantage.name",
+    "sampling.num_rollouts",
+    "sampling.max_completion_length",
+    "optimizer.learning_rate",
+  ),
 )
 
 
@@ -21,22 +25,23 @@ def help_page(config: Any, topic: str | None, *, prog: str, about: str = "") -> 
   """What `--help` prints.
 
   Args:
-    config: dataclass of the flags, with the defaults to show.
-    topic: a group such as "sampling"; None for the flags of `FIRST` and the list of groups.
+    config: dataclass of the flags, with the defaults to show. A group that has groups of its own,
+      as the run of a comparison has, is shown as if they were the config's.
+    topic: a group such as "sampling"; None for the first flags and the list of groups.
     prog: of the usage line.
     about: text above.
 
   Raises:
     ValueError: for a group that does not exist.
   """
-  groups = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-  groups = {name: g for name, g in groups.items() if isinstance(_documented(g), str)}
+  own, groups = _tree(config)
+  if "rules" in {name for name, *_ in own}:  # which say what `advantage` would
+    groups.pop("advantage", None)
   if topic is None:
-    shown = [
-      (name, *flag) for name in FIRST for flag in _flags(*_holder(config, name)) if flag[0] == name
-    ]
+    nested = {flag[0]: flag for name, group in groups.items() for flag in _flags(group, f"{name}.")}
+    shown = own + [nested[name] for name in FIRST if name in nested]
     lines = [about.strip(), "", f"usage: {prog} [--flag value ...]", "", "First:"]
-    lines += [line for _, name, text, value in shown for line in _lines(name, text, value)]
+    lines += [line for flag in shown for line in _lines(*flag)]
     lines += ["", f"More: {prog} --help GROUP, or --help all for every flag. Groups:"]
     lines += [f"  {name:12s} {_first_line(group)}" for name, group in groups.items()]
     return "\n".join(lines)
@@ -48,14 +53,27 @@ def help_page(config: Any, topic: str | None, *, prog: str, about: str = "") -> 
   return "\n".join(lines)
 
 
-def _holder(config: Any, name: str) -> tuple[Any, str]:
-  group, dot, _ = name.partition(".")
-  return (getattr(config, group), f"{group}.") if dot else (config, "")
+def _tree(config: Any) -> tuple[list[tuple[str, str, Any]], dict[str, Any]]:
+  """(the config's own flags, name -> group)."""
+  own, groups = [], {}
+  for flag in _flags(config, ""):
+    name, _, value = flag
+    if not dataclasses.is_dataclass(value):
+      own.append(flag)
+    elif any(dataclasses.is_dataclass(getattr(value, f.name)) for f in dataclasses.fields(value)):
+      inner, inner_groups = _tree(value)
+      own += inner
+      groups |= inner_groups
+    else:
+      groups[name] = value
+  return own, groups
 
 
 def _flags(group: Any, prefix: str) -> Iterator[tuple[str, str, Any]]:
   """`(name, what its docstring says, default)` of every field."""
-  about = entries(inspect.getdoc(type(group)) or "", "Attributes")
+  about: dict[str, str] = {}
+  for each in reversed(type(group).__mro__):
+    about |= entries(inspect.cleandoc(each.__doc__ or ""), "Attributes")
   for field in dataclasses.fields(group):
     yield prefix + field.name, about.get(field.name, ""), getattr(group, field.name)
 
@@ -71,12 +89,8 @@ def _lines(name: str, text: str, value: Any) -> list[str]:
   return [flag, *textwrap.wrap(said, width, initial_indent=" " * 6, subsequent_indent=" " * 6)]
 
 
-def _documented(group: Any) -> str | None:
-  return inspect.getdoc(type(group)) if dataclasses.is_dataclass(group) else None
-
-
 def _first_line(group: Any) -> str:
-  return (_documented(group) or "").partition("\n")[0]
+  return (inspect.getdoc(type(group)) or "").partition("\n")[0]
 
 
 def entries(doc: str, section: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """`--advantage.*`: any argument of any rule's factory, beside tyro's flags."""
 
 import dataclasses
+import importlib
 
 import pytest
 
@@ -97,7 +98,6 @@ def test_help_begins_with_ten_flags_and_fits_a_terminal(capsys, monkeypatch):
   flags_shown = [line.split()[0].rstrip(",") for line in said if line.startswith("  --")]
   assert len(flags_shown) == 10
   assert "--advantage.name" in flags_shown
-  assert "  --data.chat, --data.no-chat" in said
   groups = [line.split()[0] for line in said[-12:]]
   assert groups == [name for name, group in vars(RunConfig()).items() if hasattr(group, "__dict__")]
 
@@ -112,9 +112,42 @@ def test_help_of_a_group_names_each_of_its_flags_with_what_it_does(capsys):
       about = said.partition(f"{flag}\n")[2] or said.partition(f"{flag}, ")[2]
       assert about.strip()
       assert not about.strip().startswith("(default"), flag
+  assert "  --data.chat, --data.no-chat" in helped("--help data", capsys).splitlines()
   assert "--sampling.num-rollouts" in helped("--help all", capsys)
   with pytest.raises(ValueError, match="no such group"):
     parsed("--help nonsense")
+
+
+@pytest.mark.parametrize(
+  ("script", "own", "group"),
+  [
+    ("compare", "--match-kl", "optimizer"),
+    ("evaluate", "--server-model", "evaluation"),
+    ("finetune", "--epochs", "objective"),
+    ("search", "--state-length", "sampling"),
+    ("oracle_alignment", "--pool-size", "mesh"),
+  ],
+)
+def test_every_script_of_many_flags_has_a_short_help(script, own, group, capsys, monkeypatch):
+  monkeypatch.setenv("COLUMNS", "80")
+  main = importlib.import_module(f"experiments.{script}").main
+  pages = {}
+  for topic in ("", group):
+    with pytest.raises(SystemExit) as stopped:
+      main(["--help", topic] if topic else ["--help"])
+    assert stopped.value.code == 0
+    pages[topic] = capsys.readouterr().out.splitlines()
+  assert len(pages[""]) < 90
+  shown = [line for line in pages[""] if line.startswith("  --")]
+  assert any(line.startswith(f"  {own}") for line in shown)
+  about = pages[""][
+    pages[""].index(next(line for line in shown if line.startswith(f"  {own}"))) + 1
+  ]
+  assert not about.strip().startswith("(default")
+  assert any(line.split()[:1] == [group] for line in pages[""])
+  assert all(line.startswith(f"  --{group}.") for line in pages[group] if line.startswith("  --"))
+  assert main(["--help", "nonsense"]) == 2
+  assert "no such group" in capsys.readouterr().err
 
 
 def test_values_survive_the_run_folder(tmp_path):
