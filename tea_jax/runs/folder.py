@@ -19,7 +19,7 @@ from tea_jax.models.weights import huggingface, peft
 from tea_jax.runs.checkpoints import CheckpointError, check_writable
 from tea_jax.runs.config import RunConfig, check_resumable, read_config, save_config
 from tea_jax.runs.supervised import SupervisedConfig
-from tea_jax.runtime.files import read_json, write_text
+from tea_jax.runtime.files import file_checksums, read_json, write_text
 
 _FINISHED = "finished.json"
 
@@ -77,8 +77,10 @@ class RunFolder:
       )
 
   def save_best(self, policy: Policy, params: Mapping[str, Any], step: int) -> None:
-    """Keeps the weights of the best validation so far."""
-    policy.save_pretrained(self.path / "best_policy" / str(step), dict(params), dtype=self._dtype)
+    """Keeps the weights of the best validation so far, and checksums of their files."""
+    best = self.path / "best_policy" / str(step)
+    policy.save_pretrained(best, dict(params), dtype=self._dtype)
+    write_text(_checksum_file(best), json.dumps(file_checksums(best)) + "\n")
 
   def save_adapter(
     self, policy: Policy, adapters: Any, lora: LoraConfig, step: int | None = None
@@ -96,8 +98,9 @@ class RunFolder:
   def forget_best(self, but: Collection[int]) -> None:
     """Deletes the weights of earlier bests, except those that a checkpoint may still go back to."""
     for folder in (*self.path.glob("best_policy/*"), *self.path.glob("best_adapter/*")):
-      if folder.name not in map(str, but):
+      if folder.is_dir() and folder.name not in map(str, but):
         shutil.rmtree(folder, ignore_errors=True)
+        _checksum_file(folder).unlink(missing_ok=True)
 
   def finish(self, policy: Policy, params: Mapping[str, Any], best_step: int | None) -> None:
     """Writes `policy/`: the weights of `best_step`, or `params` if that is None.
@@ -106,7 +109,8 @@ class RunFolder:
     folder stands.
 
     Raises:
-      CheckpointError: if the weights of `best_step` are gone, or `policy/` holds anything else.
+      CheckpointError: if the weights of `best_step` are gone or damaged, or `policy/` holds
+        anything else.
     """
     if best_step is None:
       policy.save_pretrained(self.policy, dict(params), dtype=self._dtype)
@@ -127,6 +131,7 @@ class RunFolder:
           f"{self.policy} holds {foreign[0]!r}, which is not part of a model folder; the selected "
           f"policy stays in {best}. Move it away and run the same command again."
         )
+      _check_files(best, step)
       # The intent first: if this is stopped behind the move, the next start knows what it finds.
       self._note_finished(step)
       old = self.path / ".policy.old"
@@ -157,6 +162,22 @@ class RunFolder:
       return (self.path / "metrics.jsonl").read_bytes().count(b"\n")
     except OSError:
       return 0
+
+
+def _checksum_file(folder: pathlib.Path) -> pathlib.Path:
+  return folder.with_name(f"{folder.name}.json")
+
+
+def _check_files(best: pathlib.Path, step: int) -> None:
+  """Raises CheckpointError where a file differs from what was saved."""
+  told = _checksum_file(best)
+  expected, found = read_json(told) if told.exists() else {}, file_checksums(best)
+  damaged = [name for name, checksum in expected.items() if found.get(name) != checksum]
+  if damaged:
+    raise CheckpointError(
+      f"{best / damaged[0]}, of the selected policy of step {step}, is not what was saved; put it "
+      "back, or train again with another --run-folder."
+    )
 
 
 def _is_model(folder: pathlib.Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import numbers
@@ -30,6 +31,16 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], An
 def write_text(path: str | os.PathLike[str], text: str) -> None:
   """Writes `text` in UTF-8, whole or not at all."""
   write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def file_checksums(folder: str | os.PathLike[str]) -> dict[str, str]:
+  """Name -> digest of every file of a folder, read a piece at a time."""
+  found = {}
+  for path in sorted(pathlib.Path(folder).iterdir()):
+    if path.is_file():
+      with path.open("rb") as file:
+        found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+  return found
 
 
 def plain(value: Any, *, infinity: str | None = None) -> Any:

@@ -93,6 +93,27 @@ def test_finishing_keeps_the_best_weights_until_the_policy_stands(tmp_path):
   folder.close()
 
 
+@pytest.mark.parametrize("damage", ["a bit", "a file"])
+def test_damaged_weights_of_the_best_step_are_not_finished(tmp_path, damage):
+  folder, policy = RunFolder(config(tmp_path)), tiny.policy()
+  folder.save_best(policy, policy.params, 3)
+  weights = folder.path / "best_policy" / "3" / "model.safetensors"
+  whole = weights.read_bytes()
+  if damage == "a bit":
+    weights.write_bytes(whole[:-7] + bytes([whole[-7] ^ 4]) + whole[-6:])
+    name = "model.safetensors"
+  else:
+    (weights.parent / "tokenizer.json").unlink()
+    name = "tokenizer.json"
+  with pytest.raises(CheckpointError, match=rf"{name}, of the selected policy of step 3"):
+    folder.finish(policy, policy.params, 3)
+  assert not folder.policy.exists()
+  folder.save_best(policy, policy.params, 3)
+  folder.finish(policy, policy.params, 3)
+  assert (folder.policy / "model.safetensors").read_bytes() == whole
+  folder.close()
+
+
 def test_a_run_of_adapters_leaves_the_selected_ones_in_peft_s_format(tmp_path):
   folder, policy = RunFolder(config(tmp_path)), tiny.policy()
   lora = LoraConfig(rank=2, alpha=4.0, targets=("query",))
@@ -102,6 +123,7 @@ def test_a_run_of_adapters_leaves_the_selected_ones_in_peft_s_format(tmp_path):
     folder.save_best(policy, policy.params, step)
     folder.save_adapter(policy, adapters, lora, step)
   folder.forget_best({2})
+  assert {each.name for each in (folder.path / "best_policy").iterdir()} == {"2", "2.json"}
   folder.finish(policy, policy.params, 2)
   expected = init_adapters(policy.config, lora, make_key(2))["layers"]["attention"]["query"]["a"]
   loaded, read = load_adapters(folder.path / "adapter", policy.config)
