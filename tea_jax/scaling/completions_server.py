@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from tea_jax.runtime.extras import extra
-from tea_jax.runtime.secrets import printable, public_text, public_url
+from tea_jax.runtime.completions_client import CompletionsClient
 from tea_jax.scaling.generators import Completion, Request, stable_id
-
-logger = logging.getLogger(__name__)
 
 _WORD = re.compile(r"\s*\S+|\s+$")
 
@@ -64,19 +58,18 @@ class CompletionsServer:
     concurrency: requests at the same time.
     headers: sent with each request; `${NAME}` is replaced by the environment variable NAME.
     """
-    least = {"group_size": group_size, "attempts": attempts, "concurrency": concurrency}
-    for option, value in {**least, "max_length": max_length}.items():
+    least = {"group_size": group_size, "concurrency": concurrency, "max_length": max_length}
+    for option, value in least.items():
       if value < 1:
         raise ValueError(f"{option}={value} must be at least 1")
-    if not url.startswith(("http://", "https://")):
-      raise ValueError(f"url={public_url(url)!r} must start with http:// or https://")
-    if not 0 < timeout < float("inf"):
-      raise ValueError(f"timeout={timeout} must be positive and finite")
-    with extra("rewards", "a completions server"):
-      import httpx
-      import tenacity
-    url = url.rstrip("/")
-    self.url = url if url.endswith("/completions") else f"{url.removesuffix('/v1')}/v1/completions"
+    self._client = CompletionsClient(
+      url,
+      timeout=timeout,
+      attempts=attempts,
+      first_pause=first_pause,
+      longest_pause=longest_pause,
+      headers=headers,
+    )
     self.group_size = group_size
     self._prompts, self._max_length = list(prompts), max_length
     self._ids = list(range(len(prompts))) if prompt_ids is None else list(prompt_ids)
@@ -84,15 +77,6 @@ class CompletionsServer:
     self._options: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "logprobs": 1}
     self._options |= {"model": model} if model else {}
     self._options |= {"stop": list(stop)} if stop else {}
-    filled = {name: os.path.expandvars(value) for name, value in (headers or {}).items()}
-    self._client = httpx.Client(timeout=timeout, headers=filled)
-    self._retrying = tenacity.Retrying(
-      stop=tenacity.stop_after_attempt(attempts),
-      wait=tenacity.wait_exponential(multiplier=first_pause, min=first_pause, max=longest_pause),
-      retry=tenacity.retry_if_exception_type((httpx.TransportError, _Busy)),
-      reraise=True,
-      before_sleep=self._say_retry,
-    )
     self._arrived: dict[Request, list[Completion]] = {}
 
   def __call__(self, requests: Sequence[Request]) -> list[list[Completion]]:
@@ -131,49 +115,9 @@ class CompletionsServer:
         "max_tokens": length,
         "seed": stable_id(*ids, len(found)),
       }
-      try:
-        choices = self._retrying(self._post, body)
-      except Exception as error:
-        raise CompletionsError(
-          f"{public_url(self.url)} gave no completions for prompt {request.prompt}: "
-          f"{type(error).__name__}: {printable(public_text(str(error))) or 'no details'}"
-        ) from error
+      choices = self._client.choices(body, f"prompt {request.prompt}")
       found += [_completion(choice, request.prefix) for choice in choices[: body["n"]]]
     return found
-
-  def _post(self, body: dict[str, Any]) -> list[dict[str, Any]]:
-    answer = self._client.post(self.url, json=body)
-    said = answer.text[:200]
-    if answer.status_code == 429 or answer.status_code >= 500:
-      raise _Busy(f"status {answer.status_code}: {said}")
-    if not 200 <= answer.status_code < 300:
-      raise ValueError(f"status {answer.status_code}: {said}")
-    try:
-      choices = json.loads(answer.content)["choices"]
-      texts = [choice["text"] for choice in choices]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-      raise ValueError(f"the answer is not of the form {{'choices': ...}}: {said}") from error
-    if not choices or not all(isinstance(text, str) for text in texts):
-      raise ValueError(f"the answer holds no texts: {said}")
-    return choices
-
-  def _say_retry(self, state: Any) -> None:
-    error = state.outcome.exception()
-    logger.warning(
-      "%s: attempt %d failed (%s); trying again in %.1f s",
-      public_url(self.url),
-      state.attempt_number,
-      printable(public_text(f"{type(error).__name__}: {error}")),
-      state.next_action.sleep,
-    )
-
-
-class CompletionsError(OSError):
-  """A server gave no completions, in spite of retries or at once."""
-
-
-class _Busy(Exception):
-  """An answer that may be different next time."""
 
 
 def _completion(choice: dict[str, Any], prefix: tuple[str, ...]) -> Completion:

@@ -5,7 +5,8 @@ import pytest
 pytest.importorskip("httpx")
 pytest.importorskip("tenacity")
 
-from tea_jax.scaling.completions_server import CompletionsError, CompletionsServer
+from tea_jax.runtime.completions_client import CompletionsError
+from tea_jax.scaling.completions_server import CompletionsServer
 from tea_jax.scaling.generators import Request
 from tests.scaling.servers import completions_server
 
