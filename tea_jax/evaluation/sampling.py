@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.types import Rollouts
+from tea_jax.scaling.generators import Engine
 
 
 class Call(NamedTuple):
@@ -28,7 +28,7 @@ class Call(NamedTuple):
 
 
 def sample_calls(
-  engine: RolloutEngine,
+  engine: Engine,
   params: Any,
   tokens: Sequence[Sequence[int]],
   prompt_ids: Sequence[int],
@@ -74,7 +74,7 @@ def sample_calls(
 
 
 def sample_rewards(
-  engine: RolloutEngine,
+  engine: Engine,
   params: Any,
   tokens: Sequence[Sequence[int]],
   prompt_ids: Sequence[int],

@@ -34,10 +34,12 @@ from tea_jax.runs.folder import RunFolder
 from tea_jax.runs.log import RunLog, read_jsonl
 from tea_jax.runs.state import Best, State, restore_state, save_state
 from tea_jax.runtime.code_identity import code_identity
+from tea_jax.runtime.completions_client import CompletionsError
 from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import plain
 from tea_jax.runtime.keys import make_key
 from tea_jax.runtime.memory import return_free_memory
+from tea_jax.scaling.generators import Engine
 from tea_jax.training.advantage_step import AdvantageStep, rewards_for_rule, told_of_ties
 from tea_jax.training.batch_updates import update_on_batch
 from tea_jax.training.clock import Clock
@@ -85,6 +87,7 @@ def train(
   splits: Splits | None = None,
   reward: RewardFunction | None = None,
   rule: GroupRule | None = None,
+  engine: Engine | None = None,
   console: Console | None = None,
   on_step: OnStep | None = None,
 ) -> TrainResult:
@@ -97,6 +100,7 @@ def train(
     splits: instead of `config.data`: prompts by split, of which `train` and `validation` are read.
     reward: instead of `config.reward`.
     rule: instead of `config.advantage`.
+    engine: samples the rollouts instead of our own engine, as `ServerEngine` does.
     console: where to print.
     on_step: called after each step with its index and everything that was logged.
 
@@ -110,7 +114,10 @@ def train(
   try:
     # Nothing but the run may hold the parts: what it trains is donated.
     run = Run(
-      build(config, policy=policy, splits=splits, reward=reward, rule=rule), folder, console=console
+      build(config, policy=policy, splits=splits, reward=reward, rule=rule),
+      folder,
+      engine=engine,
+      console=console,
     )
     try:
       return run.train(on_step)
@@ -123,7 +130,14 @@ def train(
 class Run:
   """The parts of one run; `train` is the usual way in."""
 
-  def __init__(self, parts: Parts, folder: RunFolder, *, console: Console | None = None):
+  def __init__(
+    self,
+    parts: Parts,
+    folder: RunFolder,
+    *,
+    engine: Engine | None = None,
+    console: Console | None = None,
+  ):
     self.parts, self.folder = parts, folder
     console = console or Console()
     self.mesh, self.prompts, self.rule = parts.mesh, parts.prompts, parts.rule
@@ -150,6 +164,7 @@ class Run:
       memory=parts.decode_memory,
       mesh=self.mesh,
     )
+    self.engine = engine or self.learner.engine
     self.learning_rates = learning_rates(parts.optimizer, parts.steps)
     self.root = make_key(parts.seed)
     self.iterator = PromptIterator(
@@ -223,7 +238,7 @@ class Run:
     every = self.parts.checkpoint.every
     if self.validation.has_own_shape:
       params = self.learner.merge(self.state.trainable, self.frozen)
-      self.validation.compile(self.learner.engine, params, self._key(_VALIDATION))
+      self.validation.compile(self.engine, params, self._key(_VALIDATION))
       del params
     if self.pending is not None:
       metrics, timings = self.pending
@@ -233,7 +248,7 @@ class Run:
       try:
         with traced(self.folder.path / "profile", step + 1 in self.parts.logging.profile_steps):
           metrics, timings = self.step(step)
-      except (RewardError, KeyboardInterrupt) as error:
+      except (RewardError, CompletionsError, KeyboardInterrupt) as error:
         if before.intact:
           self._save(step, before, offsets, failed=isinstance(error, RewardError))
         self.log.say(f"Stopped in step {step + 1}; run the same command to go on.")
@@ -268,7 +283,7 @@ class Run:
     started = time.perf_counter()
     try:
       metrics = {**metrics, **self._validate(step + 1)}
-    except (RewardError, KeyboardInterrupt) as error:
+    except (RewardError, CompletionsError, KeyboardInterrupt) as error:
       pending, failed = plain([metrics, timings]), isinstance(error, RewardError)
       self._save(step + 1, self.state, self.log.offsets(), pending=pending, failed=failed)
       self.log.say(
@@ -347,7 +362,7 @@ class Run:
     return key if step is None else jax.random.fold_in(key, step)
 
   def _sample(self, chosen: np.ndarray, key: jax.Array) -> Rollouts:
-    rollouts = self.learner.engine.generate(
+    rollouts = self.engine.generate(
       self.learner.merge(self.state.trainable, self.frozen),
       [self.prompts.tokens[i] for i in chosen],
       key=key,
@@ -414,9 +429,7 @@ class Run:
     if not self.validation.due(done):
       return {}
     params = self.learner.merge(self.state.trainable, self.frozen)
-    rewards = self.validation.rewards(
-      self.learner.engine, params, self.scorer, key=self._key(_VALIDATION)
-    )
+    rewards = self.validation.rewards(self.engine, params, self.scorer, key=self._key(_VALIDATION))
     score = top_mean(rewards, self.parts.validation.top)
     best = better(self.state.best, done, score)
     if best.step == done and self.parts.checkpoint.final_policy == "best":

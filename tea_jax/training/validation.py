@@ -12,9 +12,9 @@ from tea_jax.data import EncodedPrompts
 from tea_jax.evaluation.best_of_n import best_of_n_exact
 from tea_jax.evaluation.sampling import sample_rewards
 from tea_jax.evaluation.scoring import Scorer
-from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.runs.groups import ValidationConfig
 from tea_jax.runs.state import Best
+from tea_jax.scaling.generators import Engine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +44,13 @@ class Validation:
     """Whether its calls are compiled apart: it draws fewer samples than a training group has."""
     return bool(self.config.every) and self.config.num_samples < self.num_rollouts
 
-  def compile(self, engine: RolloutEngine, params: Any, key: jax.Array) -> None:
+  def compile(self, engine: Engine, params: Any, key: jax.Array) -> None:
     """Samples one call in the validation's shape, so that nothing compiles later."""
     tokens = self.prompts.tokens
     chosen = [tokens[i % len(tokens)] for i in range(self.prompts_per_call)]
     engine.generate(params, chosen, key=key, num_rollouts=self.config.num_samples)
 
-  def rewards(
-    self, engine: RolloutEngine, params: Any, scorer: Scorer, *, key: jax.Array
-  ) -> np.ndarray:
+  def rewards(self, engine: Engine, params: Any, scorer: Scorer, *, key: jax.Array) -> np.ndarray:
     """`[P, n]` rewards, NaN where not scored; the same key meets the same noise."""
     return sample_rewards(
       engine,
