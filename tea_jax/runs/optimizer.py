@@ -27,6 +27,9 @@ class OptimizerConfig:
     updates_per_batch: updates on each batch of rollouts; above 1 the ratios differ from 1.
     micro_batch_rollouts: rollouts of one forward and backward pass; gradients are added up over
       them. 0 for the whole batch. Less memory, the same update up to float addition order.
+    length_buckets: completions are sorted into micro-batches of so many compiled widths, so that
+      short ones are not padded to the longest; 1 pads all. The same update up to float addition
+      order; 3 or 4 pay where lengths differ. A group's prompt is computed as often as it is cut.
     max_skipped: consecutive updates that may be skipped for a gradient that is not finite before
       the run stops.
   """
@@ -43,6 +46,7 @@ class OptimizerConfig:
   max_gradient_norm: float = 1.0
   updates_per_batch: int = 1
   micro_batch_rollouts: int = 0
+  length_buckets: int = 1
   max_skipped: int = 10
 
   def __post_init__(self) -> None:
@@ -54,6 +58,10 @@ class OptimizerConfig:
     require(
       self.micro_batch_rollouts >= 0,
       f"micro_batch_rollouts={self.micro_batch_rollouts} must be >= 0 (0: the whole batch).",
+    )
+    require(
+      1 <= self.length_buckets <= 8,
+      f"length_buckets={self.length_buckets} must be from 1 to 8: each width is compiled.",
     )
     require(self.max_skipped >= 1, f"max_skipped={self.max_skipped} must be at least 1.")
     require(self.weight_decay >= 0, f"weight_decay={self.weight_decay} must be >= 0.")

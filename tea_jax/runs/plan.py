@@ -19,6 +19,7 @@ from tea_jax.models.fused_head import default_chunk
 from tea_jax.models.lora import init_adapters
 from tea_jax.rollout.cache import DEFAULT_MEMORY, batch_shape, bucket, prompt_bytes, row_bytes
 from tea_jax.runs.config import RunConfig
+from tea_jax.runs.length_cut import bucket_widths, length_cut
 from tea_jax.runtime.memory import device_limit_bytes
 
 
@@ -105,9 +106,16 @@ def estimate_memory(
     cache //= copies
   rollout["caches and logits"] = cache
 
+  buckets = config.optimizer.length_buckets
   micro = config.optimizer.micro_batch_rollouts or prompts * group
+  units, unit = max(1, micro // group), min(micro, group)
+  if buckets > 1:
+    units, unit = length_cut(
+      prompts, group, config.optimizer.micro_batch_rollouts, buckets, shards=shards
+    )
+    micro = units * unit
   width = math.ceil(micro / min(shards, micro))
-  own_prompts = max(1, width // group)
+  own_prompts = max(1, width // unit)
   tokens = own_prompts * prompt + width * completion
   update = {
     "gradient": 4 * trained // split,
@@ -116,11 +124,12 @@ def estimate_memory(
   }
   if micro < prompts * group:
     update["gradient sum"] = 4 * trained // split
+  widths = " or ".join(map(str, bucket_widths(completion, buckets)))
   shapes = {
     "prefill": f"{height} prompts x {prompt} tokens",
     "decode": f"{height * part} rows x {decoded} tokens",
-    "update": f"{prompts * group // micro} x ({max(1, micro // group)} prompts x {prompt} tokens, "
-    f"{min(micro, group)} rollouts each x {completion} tokens)",
+    "update": f"{prompts * group // micro} x ({units} prompts x {prompt} tokens, "
+    f"{unit} rollouts each x {widths} tokens)",
   }
   return Estimate(total, trained, always, rollout, update, shapes, memory // copies)
 

@@ -180,6 +180,12 @@ class SupervisedConfig:
       "runs see every batch once, set epochs.",
     )
 
+    require(
+      self.optimizer.length_buckets == 1,
+      f"optimizer.length_buckets={self.optimizer.length_buckets} is for rollouts; a batch of pairs "
+      "has one width already.",
+    )
+
   def num_steps(self, num_pairs: int) -> int:
     """Updates of the run on so many training pairs."""
     return self.steps or self.epochs * (num_pairs // self.data.batch_size)

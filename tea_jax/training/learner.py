@@ -209,7 +209,10 @@ def _build(policy, sampling, lora, objective, optimizer, prompt_length, memory, 
       shards=shards,
     ),
     reference_logprobs=make_evaluate_logprobs(
-      reference_logprobs, micro_batch_rollouts=optimizer.micro_batch_rollouts, shards=shards
+      reference_logprobs,
+      micro_batch_rollouts=optimizer.micro_batch_rollouts,
+      length_buckets=optimizer.length_buckets,
+      shards=shards,
     ),
   )
 

@@ -7,16 +7,61 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from tea_jax.rollout.types import Rollouts
+from tea_jax.runs.length_cut import bucket_widths, length_cut
+from tea_jax.training.length_buckets import PER_PROMPT, by_width, cut_by_length
 
 Tree = Any
-_PER_PROMPT = ("prompt_tokens", "prompt_lengths")
+
+
+class MicroBatches(NamedTuple):
+  """A batch in pieces.
+
+  Attributes:
+    arrays: `[n, p, r, ...]`, those of prompts `[n, p, ...]`.
+    join: puts a result `[n, p, r, ...]` back to `[P, m, ...]`.
+    widths: compiled widths of the completions, see `by_width`; empty for the one that they have.
+  """
+
+  arrays: Tree
+  join: Callable[[Array], Array]
+  widths: tuple[int, ...] = ()
+
+
+def cut_batch(
+  tree: Tree, micro_batch_rollouts: int, *, length_buckets: int = 1, shards: int = 1
+) -> MicroBatches | None:
+  """The micro-batches of a batch, or None where it is one and has one width.
+
+  Args:
+    tree: arrays `[P, m, ...]` by name, as `as_arrays` gives them.
+    micro_batch_rollouts: of one micro-batch; 0 for the whole batch, or, with several widths, for as
+      many micro-batches as widths.
+    length_buckets: widths of completions that are compiled.
+    shards: parts into which the devices split the rollouts.
+  """
+  prompts, rollouts = tree["lengths"].shape
+  if length_buckets > 1:
+    cut = length_cut(prompts, rollouts, micro_batch_rollouts, length_buckets, shards=shards)
+    widths = bucket_widths(tree["tokens"].shape[-1], length_buckets)
+    return MicroBatches(*cut_by_length(tree, cut), widths)
+  if (micro_batch_rollouts or prompts * rollouts) >= prompts * rollouts:
+    return None
+  spread = spread_groups(tree, shards)
+  own: tuple[int, int] = spread["lengths"].shape
+  shape = micro_batch_shape(*own, micro_batch_rollouts, shards=shards)
+
+  def join(leaf: Array) -> Array:
+    joined = join_micro_batches(leaf, *own)
+    return joined.reshape(prompts, rollouts, *joined.shape[2:])
+
+  return MicroBatches(split_micro_batches(spread, shape), join)
 
 
 def micro_batch_shape(
@@ -49,7 +94,7 @@ def split_micro_batches(tree: Tree, shape: tuple[int, int]) -> Tree:
 
   # Strided, so that an axis that is split over prompts stays split inside a micro-batch.
   def split(name: str, leaf: Array) -> Array:
-    if name in _PER_PROMPT:
+    if name in PER_PROMPT:
       rest = leaf.shape[1:]
       leaf = jnp.repeat(jnp.swapaxes(leaf.reshape(height, -1, *rest), 0, 1), parts, axis=0)
       return leaf
@@ -78,7 +123,7 @@ def spread_groups(tree: Tree, shards: int) -> Tree:
   def cut(name: str, leaf: Array | None) -> Array | None:
     if leaf is None or factor == 1:
       return leaf
-    if name in _PER_PROMPT:
+    if name in PER_PROMPT:
       return jnp.repeat(leaf, factor, axis=0)
     return leaf.reshape(prompts * factor, rollouts // factor, *leaf.shape[2:])
 
@@ -111,7 +156,10 @@ def as_arrays(rollouts: Rollouts) -> dict[str, Array]:
 
 
 def summed_gradient(
-  loss_of: Callable[[Tree, Tree], tuple[Array, Tree]], trainable: Tree, micro_batches: Tree
+  loss_of: Callable[[Tree, Tree], tuple[Array, Tree]],
+  trainable: Tree,
+  micro_batches: Tree,
+  widths: tuple[int, ...] = (),
 ) -> tuple[Array, Tree, Tree]:
   """`(loss, gradient, stacked extras)`, added up over the leading axis of `micro_batches`.
 
@@ -119,11 +167,18 @@ def summed_gradient(
     loss_of: `(trainable, micro-batch) -> (loss, extras)`; losses of micro-batches add up.
     trainable: parameters.
     micro_batches: arrays `[n, ...]`.
+    widths: see `by_width`; extras are then `[p, r, T]`.
   """
   value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
 
-  def accumulate(total: Tree, micro: Tree) -> tuple[Tree, Tree]:
+  def compute(micro: Tree) -> tuple[Tree, Tree]:
     (loss, extras), gradient = value_and_grad(trainable, micro)
+    return (loss, gradient), extras
+
+  compute_any = by_width(compute, widths) if widths else compute
+
+  def accumulate(total: Tree, micro: Tree) -> tuple[Tree, Tree]:
+    (loss, gradient), extras = compute_any(micro)
     return jax.tree.map(jnp.add, total, (loss, gradient)), extras
 
   zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable))

@@ -18,12 +18,11 @@ from tea_jax.rollout.types import Rollouts
 from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
 from tea_jax.training.kl import kl_estimate
+from tea_jax.training.length_buckets import by_width
 from tea_jax.training.micro_batches import (
   as_arrays,
   as_rollouts,
-  join_micro_batches,
-  micro_batch_shape,
-  split_micro_batches,
+  cut_batch,
   spread_groups,
   summed_gradient,
 )
@@ -137,23 +136,26 @@ def make_update(
       "old_logprobs": batch.old_logprobs,
       "reference_logprobs": batch.reference_logprobs,
     }
-    arrays = spread_groups(arrays, shards)
-    own_shape: tuple[int, int] = arrays["lengths"].shape
-    size = optimizer.micro_batch_rollouts or prompts * rollouts
-    if size >= prompts * rollouts:
-      (loss, (logprobs, entropy)), gradient = value_and_grad(
-        trainable, frozen, arrays, kl_coefficient
+    pieces = cut_batch(
+      arrays,
+      optimizer.micro_batch_rollouts,
+      length_buckets=optimizer.length_buckets,
+      shards=shards,
+    )
+    if pieces is None:
+      (loss, aux), gradient = value_and_grad(
+        trainable, frozen, spread_groups(arrays, shards), kl_coefficient
       )
+      aux = jax.tree.map(lambda x: x.reshape(prompts, rollouts, *x.shape[2:]), aux)
     else:
       loss, gradient, aux = summed_gradient(
         lambda trainable, micro: loss_of(trainable, frozen, micro, kl_coefficient),
         trainable,
-        split_micro_batches(arrays, micro_batch_shape(*own_shape, size, shards=shards)),
+        pieces.arrays,
+        pieces.widths,
       )
-      logprobs, entropy = jax.tree.map(lambda x: join_micro_batches(x, *own_shape), aux)
-    logprobs, entropy = jax.tree.map(
-      lambda x: x.reshape(prompts, rollouts, *x.shape[2:]), (logprobs, entropy)
-    )
+      aux = jax.tree.map(pieces.join, aux)
+    logprobs, entropy = aux
 
     new_trainable, new_state, applied = apply_gradient(
       trainable,
@@ -180,24 +182,25 @@ def make_update(
 
 
 def make_evaluate_logprobs(
-  compute_logprobs: LogprobFunction, *, micro_batch_rollouts: int = 0, shards: int = 1
+  compute_logprobs: LogprobFunction,
+  *,
+  micro_batch_rollouts: int = 0,
+  length_buckets: int = 1,
+  shards: int = 1,
 ) -> Callable[[Tree, Tree, Rollouts], Float[Array, "P m T"]]:
   """Jitted forward pass over micro-batches, for the reference policy."""
 
   def evaluate(trainable: Tree, frozen: Tree, rollouts: Rollouts) -> Array:
-    arrays = spread_groups(as_arrays(rollouts), shards)
-    shape: tuple[int, int] = arrays["lengths"].shape
-    size = micro_batch_rollouts or shape[0] * shape[1]
+    def compute(micro: dict[str, Array]) -> tuple[None, Array]:
+      return None, compute_logprobs(trainable, frozen, as_rollouts(micro))[0]
 
-    def compute(micro: dict[str, Array]) -> Array:
-      return compute_logprobs(trainable, frozen, as_rollouts(micro))[0]
-
-    if size >= shape[0] * shape[1]:
-      logprobs = compute(arrays)
-    else:
-      micro_batches = split_micro_batches(arrays, micro_batch_shape(*shape, size, shards=shards))
-      logprobs = join_micro_batches(jax.lax.map(compute, micro_batches), *shape)
-    return logprobs.reshape(rollouts.completion_tokens.shape)
+    arrays = as_arrays(rollouts)
+    pieces = cut_batch(arrays, micro_batch_rollouts, length_buckets=length_buckets, shards=shards)
+    if pieces is None:
+      logprobs = compute(spread_groups(arrays, shards))[1]
+      return logprobs.reshape(rollouts.completion_tokens.shape)
+    compute_any = by_width(compute, pieces.widths) if pieces.widths else compute
+    return pieces.join(jax.lax.map(compute_any, pieces.arrays)[1])
 
   return jax.jit(evaluate)
 

@@ -59,6 +59,16 @@ def test_copies_of_the_model_share_the_caches(tmp_path):
   assert tensor.rollout["caches and logits"] == one
 
 
+def test_length_buckets_are_told_and_cut_the_batch(tmp_path):
+  estimate = _estimate(tmp_path, optimizer={"length_buckets": 3})
+  assert estimate.shapes["update"] == (
+    "2 x (2 prompts x 16 tokens, 4 rollouts each x 2 or 4 or 6 tokens)"
+  )
+  whole = _estimate(tmp_path)
+  assert whole.shapes["update"] == "1 x (2 prompts x 16 tokens, 8 rollouts each x 6 tokens)"
+  assert estimate.update["activations"] < whole.update["activations"]
+
+
 def test_recomputation_saves_activations(tmp_path):
   none, dots, full = (
     _estimate(tmp_path, model={"remat": remat}).update["activations"]

@@ -36,6 +36,7 @@ MODEL = ModelConfig(
 ROLLOUTS, PROMPT, COMPLETION = 8, 8, 16
 CASES = {
   "one": (8, 0, {}),
+  "by length": (8, 16, {"data": 4}),
   "data": (8, 0, {"data": 4}),
   "fsdp": (8, 0, {"fsdp": 4}),
   "one prompt, one device": (1, 0, {}),
@@ -75,7 +76,9 @@ def main(folder: str) -> None:
       policy,
       sampler=SamplingConfig(max_completion_length=COMPLETION),
       objective=ObjectiveConfig(),
-      optimizer=OptimizerConfig(name="sgd", micro_batch_rollouts=micro),
+      optimizer=OptimizerConfig(
+        name="sgd", micro_batch_rollouts=micro, length_buckets=4 if name == "by length" else 1
+      ),
       prompt_length=PROMPT,
       mesh=mesh,
     )
@@ -105,6 +108,7 @@ def measured(tmp_path_factory):
 PAIRS = [
   ("data", "one"),
   ("fsdp", "one"),
+  ("by length", "one"),
   ("one prompt", "one prompt, one device"),
   ("one group a micro-batch", "one group a micro-batch, one device"),
 ]

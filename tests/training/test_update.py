@@ -85,26 +85,46 @@ def test_plain_update_is_reinforce_by_hand():
   np.testing.assert_allclose(result.metrics["grad_norm"], optax.tree.norm(ascent), rtol=1e-5)
 
 
-@pytest.mark.parametrize("micro", [2, 12])
+@pytest.mark.parametrize("micro, buckets", [(2, 1), (12, 1), (0, 3), (4, 3), (12, 4)])
 @pytest.mark.parametrize("aggregation", ["token_sum", "token_mean", "sequence_mean"])
-def test_micro_batches_add_up_to_the_full_batch(micro, aggregation):
+def test_micro_batches_add_up_to_the_full_batch(micro, buckets, aggregation):
   where = jnp.arange(P * M).reshape(P, M) % 5 != 0
   batch = _batch(where=where)._replace(
     reference_logprobs=_bigram(_trainable(3), FROZEN, _batch().rollouts)[0]
   )
   objective = ObjectiveConfig(aggregation=aggregation, kl_coefficient=0.1, entropy_coefficient=0.05)
 
-  def run(size):
-    optimizer = OptimizerConfig(name="sgd", beta1=0.0, micro_batch_rollouts=size)
+  def run(size, buckets):
+    sizes = {"micro_batch_rollouts": size, "length_buckets": buckets}
+    optimizer = OptimizerConfig(name="sgd", beta1=0.0, **sizes)
     return _run(batch, objective=objective, optimizer=optimizer, beta=0.1)
 
-  whole, parts = run(0), run(micro)
+  whole, parts = run(0, 1), run(micro, buckets)
   np.testing.assert_allclose(
     parts.trainable["table"], whole.trainable["table"], rtol=1e-5, atol=1e-6
   )
   np.testing.assert_array_equal(parts.logprobs, whole.logprobs)
   for name, value in whole.metrics.items():
     np.testing.assert_allclose(parts.metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_widths_are_compiled_once_for_batches_of_any_lengths():
+  widths = []
+
+  def logprobs(trainable, frozen, rollouts):
+    widths.append(rollouts.completion_tokens.shape[-1])
+    return _bigram(trainable, frozen, rollouts)
+
+  optimizer = OptimizerConfig(name="sgd", micro_batch_rollouts=4, length_buckets=3)
+  update = make_update(logprobs, ObjectiveConfig(), optimizer, max_completion_length=T)
+  evaluate = make_evaluate_logprobs(logprobs, micro_batch_rollouts=4, length_buckets=3)
+  for seed in range(3):
+    batch = _batch(seed)
+    found = evaluate(_trainable(), FROZEN, batch.rollouts)
+    np.testing.assert_array_equal(found, _bigram(_trainable(), FROZEN, batch.rollouts)[0])
+    update(_trainable(), init_optimizer(optimizer, _trainable()), FROZEN, batch, 0.1, 0.0)
+  assert update._cache_size() == evaluate._cache_size() == 1
+  assert widths == [2, 4, 5] * 2
 
 
 def test_rollouts_that_do_not_count_change_nothing():
