@@ -100,7 +100,14 @@ def prefill(
   dtype: Any = jnp.float32,
   attention: AttentionKind = "auto",
 ) -> Prefill:
-  """Runs the prompts once and keeps their keys and values."""
+  """Runs the prompts once and keeps their keys and values.
+
+  Args:
+    config: the model.
+    params: of the policy, or the weights of `decode_step`.
+    tokens, lengths: of the prompts.
+    dtype, attention: see `causal_lm.hidden_states`.
+  """
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
 
   def attend(query: Array, key: Array, value: Array) -> tuple[Array, KeyValue]:
@@ -115,11 +122,18 @@ def prefill(
     return attended, as_cache(key, value)
 
   x = causal_lm.embed_tokens(config, params, tokens, positions, dtype)
-  x, caches = causal_lm.run_layers(config, params["layers"], x, positions, attend)
+  if isinstance(params["layers"], tuple):
+    rotary, kept = rotary_table(positions, config), []
+    for layer in params["layers"]:
+      x, own = block(x, layer, config, rotary, attend)
+      kept.append(own)
+    cache = tuple(kept)
+  else:
+    x, caches = causal_lm.run_layers(config, params["layers"], x, positions, attend)
+    cache = tuple(
+      KeyValue(caches.key[index], caches.value[index]) for index in range(config.num_layers)
+    )
   last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0]
-  cache = tuple(
-    KeyValue(caches.key[index], caches.value[index]) for index in range(config.num_layers)
-  )
   return Prefill(normalize(last, params["final_norm"], config), cache)
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from tea_jax.models.attention import AttentionKind
@@ -53,6 +54,15 @@ class DecodeProgram:
   stop_tokens: tuple[int, ...]
   rows: NamedSharding | None = None
 
+  @property
+  def shards(self) -> int:
+    """Parts into which the devices split the rows."""
+    if self.rows is None:
+      return 1
+    axes = self.rows.spec[0]
+    names = (axes,) if isinstance(axes, str) else axes
+    return math.prod(self.rows.mesh.shape[name] for name in names)
+
   def start(
     self,
     params: Params,
@@ -68,7 +78,7 @@ class DecodeProgram:
     length: int,
   ) -> tuple[DecodeState, Cache, Float[Array, "T_c R 2"]]:
     """Prefills, draws every uniform of the batch, and samples the first tokens."""
-    if self.rows is not None and tokens.shape[0] % self.rows.mesh.shape["data"] == 0:
+    if self.rows is not None and tokens.shape[0] % self.shards == 0:
       tokens = jax.lax.with_sharding_constraint(tokens, self.rows)
     filled = prefill(
       self.config, params, tokens, lengths, dtype=self.dtype, attention=self.attention
@@ -93,7 +103,8 @@ class DecodeProgram:
     )
     first = jnp.repeat(logits(self.config, weights, filled.hidden), rollouts, axis=0)
     drawn = sample(first, uniforms[0], self.sampling, seen)
-    return self._spread(self._record(state, drawn)), filled.cache, uniforms
+    state = self._spread(self._record(state, drawn))
+    return state, self._spread_cache(filled.cache), uniforms
 
   def advance(
     self,
@@ -126,7 +137,19 @@ class DecodeProgram:
     if self.rows is None:
       return state
     place = functools.partial(jax.lax.with_sharding_constraint, shardings=self.rows)
-    return jax.tree.map(place, state._replace(step=None))._replace(step=state.step)
+    spread = jax.tree.map(place, state._replace(step=None, cache=()))
+    return spread._replace(step=state.step, cache=self._spread_cache(state.cache))
+
+  def _spread_cache(self, cache: Cache) -> Cache:
+    """A cache with its rows on their devices where they divide, and its heads over `tensor`."""
+    if self.rows is None:
+      return cache
+    mesh, (rows, heads) = self.rows.mesh, cache[0].key.shape[:2]
+    spec = PartitionSpec(
+      self.rows.spec[0] if rows % self.shards == 0 else None,
+      "tensor" if heads % mesh.shape["tensor"] == 0 else None,
+    )
+    return jax.lax.with_sharding_constraint(cache, NamedSharding(mesh, spec))
 
   def _record(self, state: DecodeState, drawn: Sample) -> DecodeState:
     """Writes the drawn tokens of rows that go on, and ends those that drew a stop token."""

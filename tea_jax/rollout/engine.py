@@ -16,11 +16,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from tea_jax.models.causal_lm import Params
+from tea_jax.models.decode_sharding import copies_weights, decode_weights_on
 from tea_jax.models.policy import Policy
+from tea_jax.models.sharding import ShardingRules, batch_sharding
 from tea_jax.rollout.cache import DEFAULT_MEMORY, batch_shape, bucket
 from tea_jax.rollout.decode_loop import DecodeProgram, DecodeState, compiled
 from tea_jax.rollout.progress import Progress, report
@@ -32,6 +33,8 @@ from tea_jax.runtime.keys import threefry
 _SEGMENT = 16
 _SMALLEST_PROMPT = 16
 _SMALLEST_COMPLETION = 8
+# Weights that only fit split over `fsdp` are gathered for the same rows on all of its devices.
+_ROWS_OF_COPIES = ShardingRules(batch="data")
 
 
 class RolloutEngine:
@@ -49,8 +52,8 @@ class RolloutEngine:
     segment: tokens between two looks of the host, when stop strings or callbacks need them.
     smallest_prompt: prompts are padded to at least this width; the longest prompt of a data set
       gives all its batches one compiled shape.
-    mesh: of the parameters' devices. Each copy of the model (`data`) decodes its share of the rows
-      where they divide; devices that share a copy work on the same rows.
+    mesh: of the parameters' devices. Those of `data` and, where weights fit on each, of `fsdp`
+      decode their shares of the rows where they divide; those of `tensor` share rows.
   """
 
   def __init__(
@@ -81,6 +84,12 @@ class RolloutEngine:
     self.stop_tokens = tuple(stop_tokens)
     self.max_rows, self.memory, self.segment = max_rows, memory, segment
     self.smallest_prompt, self.mesh = smallest_prompt, mesh
+    self.rows = self._rows_of_copies = None
+    self._copies = False
+    if mesh is not None:
+      self._copies = copies_weights(config, policy.dtype, mesh.shape["tensor"])
+      self._rows_of_copies = batch_sharding(mesh, _ROWS_OF_COPIES)
+      self.rows = batch_sharding(mesh) if self._copies else self._rows_of_copies
     self._program = DecodeProgram(
       config,
       policy.dtype,
@@ -134,7 +143,7 @@ class RolloutEngine:
       "logprobs": np.zeros(shape, np.float32),
       "sampling_logprobs": np.zeros(shape, np.float32),
     }
-    weights = self.policy.decode_weights(params)
+    params, weights = self.weights(params)
     rows_done = 0
     for prompt_slice, rollout_slice in self._batches(lengths, num_rollouts):
       watch = None
@@ -162,6 +171,18 @@ class RolloutEngine:
         result[name][prompt_slice, rollout_slice] = value
       rows_done += part["finished"].size
     return Rollouts(**result)
+
+  def weights(self, params: Params) -> tuple[Params, Params]:
+    """What prefills and what decodes: on a mesh both are one copy, in the layout of decoding."""
+    if self.mesh is None or not self._copies:
+      return params, self.policy.decode_weights(params)
+    weights = decode_weights_on(self.policy.config, params, self.policy.dtype, self.mesh)
+    return weights, weights
+
+  @property
+  def row_shards(self) -> int:
+    """Parts into which the devices split the rows, where they divide."""
+    return dataclasses.replace(self._program, rows=self.rows).shards
 
   @property
   def completion_bucket(self) -> int:
@@ -206,8 +227,8 @@ class RolloutEngine:
       prompt_length=self._prompt_bucket(int(lengths.max())),
       completion_length=self.completion_bucket,
       item_size=self.policy.dtype.itemsize,
-      # Each copy of the model decodes its share of the rows in its own memory.
-      memory=self.memory * (1 if self.mesh is None else self.mesh.shape["data"]),
+      # Devices decode their shares of the rows in their own memory.
+      memory=self.memory * self.row_shards,
       max_rows=self.max_rows,
     )
     return [
@@ -218,10 +239,11 @@ class RolloutEngine:
 
   def _compiled(self, rows: int) -> tuple[Callable, Callable]:
     """Of the decode program for so many rows."""
-    program = self._program
-    if self.mesh is not None and rows % self.mesh.shape["data"] == 0:
-      program = dataclasses.replace(program, rows=NamedSharding(self.mesh, PartitionSpec("data")))
-    return compiled(program)
+    for places in (self.rows, self._rows_of_copies):
+      program = dataclasses.replace(self._program, rows=places)
+      if rows % program.shards == 0:
+        return compiled(program)
+    return compiled(self._program)
 
   def _generate_batch(
     self,

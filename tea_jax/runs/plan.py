@@ -15,6 +15,7 @@ import numpy as np
 
 from tea_jax.models.causal_lm import abstract_params
 from tea_jax.models.config import ModelConfig
+from tea_jax.models.decode_sharding import copies_weights
 from tea_jax.models.fused_head import default_chunk
 from tea_jax.models.lora import init_adapters
 from tea_jax.rollout.cache import DEFAULT_MEMORY, batch_shape, bucket, prompt_bytes, row_bytes
@@ -91,10 +92,13 @@ def estimate_memory(
     always["reference"] = 4 * total
   always = {name: size // split for name, size in always.items()}
 
-  rollout = {"decoding weights": item * total // split}
+  # Weights are copied to the devices of `fsdp` where they fit, and rows are then split over them.
+  copied = num_devices > 1 and copies_weights(model, config.model.compute_dtype, config.mesh.tensor)
+  decoding = copies * (config.mesh.fsdp if copied else 1)
+  rollout = {"decoding weights": item * total // (config.mesh.tensor if copied else split)}
   if lora is not None:
     rollout["merged weights"] = max(item, stored) * total // split
-  memory = _decode_memory(config, {**always, **rollout}) * copies
+  memory = _decode_memory(config, {**always, **rollout}) * decoding
   decoded = bucket(completion, smallest=8)
   height, part = batch_shape(
     model, group, prompt_length=prompt, completion_length=decoded, item_size=item, memory=memory
@@ -102,8 +106,8 @@ def estimate_memory(
   height = bucket(min(height, prompts))
   cache = row_bytes(model, decoded, item_size=item) * height * part
   cache += prompt_bytes(model, prompt, item_size=item) * height
-  if height * part % copies == 0:
-    cache //= copies
+  if height * part % decoding == 0:
+    cache //= decoding
   rollout["caches and logits"] = cache
 
   buckets = config.optimizer.length_buckets
@@ -131,7 +135,7 @@ def estimate_memory(
     "update": f"{prompts * group // micro} x ({units} prompts x {prompt} tokens, "
     f"{unit} rollouts each x {widths} tokens)",
   }
-  return Estimate(total, trained, always, rollout, update, shapes, memory // copies)
+  return Estimate(total, trained, always, rollout, update, shapes, memory // decoding)
 
 
 def decode_memory(config: RunConfig, model: ModelConfig) -> int:

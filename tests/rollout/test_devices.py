@@ -25,7 +25,7 @@ def rows_of_one_device(state) -> set[int]:
   return {leaf.addressable_shards[0].data.shape[0] for leaf in leaves}
 
 
-def check(prompts: int, num_rollouts: int, *, spread: bool, silent: bool, **axes: int) -> None:
+def check(prompts: int, num_rollouts: int, *, shards: int, silent: bool, **axes: int) -> None:
   policy = tiny.tiny_policy(tiny.LLAMA)
   mesh = make_mesh(**axes)
   params = jax.device_put(policy.params, param_shardings(policy.params, policy.config, mesh))
@@ -40,7 +40,7 @@ def check(prompts: int, num_rollouts: int, *, spread: bool, silent: bool, **axes
   rows = prompts * num_rollouts
   start, advance = engine._compiled(rows)
   lengths = np.full(prompts, 3, np.int32)
-  weights = policy.decode_weights(params)
+  params, weights = engine.weights(params)
   state, cache, uniforms = start(
     params,
     weights,
@@ -55,23 +55,24 @@ def check(prompts: int, num_rollouts: int, *, spread: bool, silent: bool, **axes
   )
   arguments = (lengths, cache, uniforms, np.int32(8))
   program = advance.lower(weights, state, *arguments).compile().as_text()
-  share = rows // mesh.shape["data"] if spread else rows
+  share = rows // shards
   assert rows_of_one_device(state) == {share}
   assert rows_of_one_device(advance(weights, state, *arguments)) == {share}
   if silent:  # copies of the model have nothing to tell each other but that they are done
     assert "all-gather" not in program
-  if spread and prompts % mesh.shape["data"] == 0:
-    assert cache[0].key.addressable_shards[0].data.shape[0] == prompts // mesh.shape["data"]
+  if prompts % shards == 0:
+    assert cache[0].key.addressable_shards[0].data.shape[0] == prompts // shards
 
 
 def main() -> None:
   assert jax.device_count() == 4
-  check(4, 2, spread=True, silent=True, data=4)
-  check(1, 8, spread=True, silent=True, data=4)
-  check(3, 4, spread=True, silent=False, data=4)
-  check(3, 2, spread=False, silent=False, data=4)  # six rows are not to be divided by four
-  check(4, 2, spread=True, silent=False, data=2, tensor=2)
-  check(2, 3, spread=True, silent=False, data=2, fsdp=2)
+  check(4, 2, shards=4, silent=True, data=4)
+  check(1, 8, shards=4, silent=True, data=4)
+  check(3, 4, shards=4, silent=False, data=4)
+  check(3, 2, shards=1, silent=False, data=4)  # six rows are not to be divided by four
+  check(4, 2, shards=2, silent=False, data=2, tensor=2)
+  check(2, 3, shards=2, silent=False, data=2, fsdp=2)
+  check(4, 2, shards=4, silent=True, fsdp=4)
 
 
 @pytest.mark.slow

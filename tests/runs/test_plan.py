@@ -59,6 +59,12 @@ def test_copies_of_the_model_share_the_caches(tmp_path):
   assert tensor.rollout["caches and logits"] == one
 
 
+def test_devices_of_fsdp_hold_all_weights_and_a_share_of_the_rows_while_they_decode(tmp_path):
+  one, four = _estimate(tmp_path), _estimate(tmp_path, mesh={"fsdp": 4}, num_devices=4)
+  assert four.rollout["decoding weights"] == one.rollout["decoding weights"]
+  assert four.rollout["caches and logits"] == one.rollout["caches and logits"] // 4
+
+
 def test_length_buckets_are_told_and_cut_the_batch(tmp_path):
   estimate = _estimate(tmp_path, optimizer={"length_buckets": 3})
   assert estimate.shapes["update"] == (
