@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from tea_jax.models import sharding
 from tea_jax.models.weights.chat import apply_chat_templates
 
 Message = dict[str, str]
@@ -39,6 +40,7 @@ class ModelReward:
     batch_size: int = 16,
     max_length: int = 4096,
     length_multiple: int = 128,
+    mesh: jax.sharding.Mesh | None = None,
   ):
     """Args:
     score: `(params, tokens [B, T], lengths [B]) -> [B]`, of a left-aligned batch.
@@ -48,6 +50,7 @@ class ModelReward:
     batch_size: rows scored at once.
     max_length: tokens of the longest conversation that may be scored.
     length_multiple: granularity of padded lengths.
+    mesh: of the devices that the weights are spread over, and the rows with them; None on one.
     """
     if batch_size < 1 or length_multiple < 1 or max_length < 1:
       raise ValueError(
@@ -62,7 +65,9 @@ class ModelReward:
     self.name = name
     self.params = params
     self.tokenizer = tokenizer
-    self.batch_size = batch_size
+    shards = sharding.row_shards(mesh)
+    self.batch_size = -(-batch_size // shards) * shards
+    self._rows = None if mesh is None else sharding.batch_sharding(mesh)
     self.max_length = max_length
     self.length_multiple = length_multiple
     self._score = jax.jit(score)
@@ -123,7 +128,8 @@ class ModelReward:
     for index, row in enumerate(rows):
       tokens[index, : len(row)] = row
       lengths[index] = len(row)
-    scores = jax.device_get(self._score(self.params, tokens, lengths))
+    on_devices = jax.device_put((tokens, lengths), self._rows)
+    scores = jax.device_get(self._score(self.params, *on_devices))
     return np.asarray(scores, np.float64)[: len(rows)]
 
 
@@ -135,6 +141,7 @@ def load_model_reward(
   batch_size: int = 16,
   max_length: int = 4096,
   length_multiple: int = 128,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> ModelReward:
   """Loads a reward model (an HF `...ForSequenceClassification` with one label).
 
@@ -142,12 +149,12 @@ def load_model_reward(
     name_or_path: hub id or folder, e.g. `Skywork/Skywork-Reward-V2-Llama-3.1-8B`.
     compute_dtype: of activations; the score itself is float32.
     param_dtype: of the weights, which are never trained: 16 GB instead of 32 for 8B parameters.
-    batch_size, max_length, length_multiple: see `ModelReward`.
+    batch_size, max_length, length_multiple, mesh: see `ModelReward`.
   """
   from tea_jax.models.weights.load import load_sequence_classifier
 
   classifier = load_sequence_classifier(
-    name_or_path, compute_dtype=compute_dtype, param_dtype=param_dtype
+    name_or_path, compute_dtype=compute_dtype, param_dtype=param_dtype, mesh=mesh
   )
   return ModelReward(
     classifier.score,
@@ -157,4 +164,5 @@ def load_model_reward(
     batch_size=batch_size,
     max_length=max_length,
     length_multiple=length_multiple,
+    mesh=mesh,
   )

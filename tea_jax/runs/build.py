@@ -110,7 +110,7 @@ def build(
   if not splits.get("train"):
     raise ValueError("there are no training prompts; name some by data.prompts.")
   prompts = encode(splits["train"], loaded, config.data, config.sampling)
-  reward = reward or config.reward.build()
+  reward = reward or config.reward.build(mesh)
   check_arguments(reward, prompts.columns)
   return Parts(
     policy=loaded,

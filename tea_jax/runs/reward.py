@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from tea_jax.rewards import RewardFunction, WeightedReward, make_reward
 from tea_jax.rewards.calibration import CalibratedReward, read_base_rewards
 from tea_jax.rewards.verifiers import compile_pattern
@@ -65,13 +67,17 @@ class RewardConfig:
       "one each, or none for all 1.",
     )
 
-  def build(self) -> RewardFunction:
-    """The weighted sum of the functions; its name in records is that of `identity`."""
+  def build(self, mesh: jax.sharding.Mesh | None = None) -> RewardFunction:
+    """The weighted sum of the functions; its name in records is that of `identity`.
+
+    Args:
+      mesh: that reward models are spread over; None for one device.
+    """
     options: dict[str, Any] = json.loads(self.options)
     weights = self.weights or (1.0,) * len(self.functions)
     reward = WeightedReward(
       {
-        public_text(name): (_make_reward(name, options.get(name, {})), weight)
+        public_text(name): (_make_reward(name, options.get(name, {}), mesh), weight)
         for name, weight in zip(self.functions, weights)
       }
     )
@@ -110,9 +116,11 @@ class RewardConfig:
     )
 
 
-def _make_reward(name: str, options: Mapping[str, Any]) -> RewardFunction:
+def _make_reward(
+  name: str, options: Mapping[str, Any], mesh: jax.sharding.Mesh | None
+) -> RewardFunction:
   if "/" in name and ":" not in name:
-    return make_reward("model", name_or_path=name, **options)
+    return make_reward("model", name_or_path=name, mesh=mesh, **options)
   return make_reward(name, **options)
 
 
