@@ -17,6 +17,7 @@ from tea_jax.runs.card import write_model_card
 from tea_jax.runs.config import RunConfig, load_config
 from tea_jax.runs.flags import parse as parse_flags
 from tea_jax.runs.presets import PRESETS, get_preset
+from tea_jax.runtime import processes
 from tea_jax.runtime.compilation import enable_compilation_cache
 
 
@@ -82,15 +83,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 def work(arguments: list[str]) -> None:
   config, only_show = parse(arguments)
-  command.show_settings(config, {"seed": str(config.seed)})
   if only_show:
+    command.show_settings(config, {"seed": str(config.seed)})
     dry_run(config)
     return
+  processes.connect(config.mesh.distributed)
+  if processes.is_first():
+    command.show_settings(config, {"seed": str(config.seed)})
   from tea_jax.evaluation.curves import draw_curves
   from tea_jax.training.loop import train
 
   enable_compilation_cache()
   result = train(config)
+  if not processes.is_first():
+    return
   write_model_card(result.policy_folder, config)
   with contextlib.suppress(ModuleNotFoundError):  # figures need tea-jax[plots]
     draw_curves(result.run_folder)

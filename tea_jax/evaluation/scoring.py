@@ -14,6 +14,7 @@ from tea_jax.data import EncodedPrompts, reward_inputs
 from tea_jax.rewards import RewardContext, RewardError, RewardFunction, WeightedReward, call_reward
 from tea_jax.rewards.failed_call import write_failed_call
 from tea_jax.rollout.types import Rollouts
+from tea_jax.runtime import processes
 
 
 class Scores(NamedTuple):
@@ -49,17 +50,31 @@ class Scorer:
   def __call__(
     self, data: EncodedPrompts, chosen: np.ndarray, rollouts: Rollouts, *, step: int | None
   ) -> Scores:
-    """Scores every completion of the chosen prompts.
+    """Scores every completion of the chosen prompts: in the first process, for all of them.
 
     Raises:
       RewardError: if the reward failed; its message says where the completions were kept.
     """
     texts = completion_texts(self.tokenizer, rollouts)
     shape = rollouts.completion_lengths.shape
+    total, metrics = processes.on_first(self._scores, data, chosen, texts, shape[1], step)
+    return Scores(
+      np.asarray(total, np.float64).reshape(shape), np.array(texts, object).reshape(shape), metrics
+    )
+
+  def _scores(
+    self,
+    data: EncodedPrompts,
+    chosen: np.ndarray,
+    texts: list[str],
+    num_rollouts: int,
+    step: int | None,
+  ) -> tuple[Any, dict[str, float]]:
+    """`[P m]` rewards, and what is logged of them."""
     prompts = [data.prompts[i] for i in chosen]
-    rows, columns = reward_inputs(prompts, shape[1], columns=data.columns)
+    rows, columns = reward_inputs(prompts, num_rollouts, columns=data.columns)
     context = RewardContext(step=step, num_steps=self.num_steps)
-    arguments = {"context": context, "num_rollouts": shape[1]}
+    arguments = {"context": context, "num_rollouts": num_rollouts}
     means: dict[str, float] = {}
     try:
       if isinstance(self.reward, WeightedReward):
@@ -75,11 +90,7 @@ class Scorer:
       write_failed_call(kept, rows, texts, error)
       error.args = (f"{error} The completions of this call are in {kept}.",)
       raise
-    return Scores(
-      np.asarray(total).reshape(shape),
-      np.array(texts, object).reshape(shape),
-      {**means, **context.metrics},
-    )
+    return total, {**means, **context.metrics}
 
 
 def _mean(values: np.ndarray) -> float:

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+
+from tea_jax.runtime import processes
 
 
 def parameters_digest(params: Any) -> str:
@@ -20,13 +21,18 @@ def parameters_digest(params: Any) -> str:
   digest = hashlib.blake2b(digest_size=8)
   for path, leaf in sorted(jax.tree.leaves_with_path(params), key=lambda item: str(item[0])):
     digest.update(f"{jax.tree_util.keystr(path)}{leaf.shape}{leaf.dtype}".encode())
-    digest.update(np.uint32(_fetch(_bit_sum(leaf))).tobytes())
+    digest.update(np.uint32(processes.fetch(bit_sum(leaf))).tobytes())
   return digest.hexdigest()
 
 
 @jax.jit
-def _bit_sum(values: jax.Array) -> jax.Array:
-  """The bits of `values` as integers, each times an odd number of its place, added up mod 2^32."""
+def bit_sum(values: jax.Array) -> jax.Array:
+  """The bits of `values` as integers, each times an odd number of its place, added up mod 2^32.
+
+  It is the same on every mesh, and a scalar on every device of it.
+  """
+  if values.dtype == bool:
+    values = values.astype(jnp.uint8)
   width = jnp.dtype(f"uint{8 * min(values.dtype.itemsize, 4)}")
   words = jax.lax.bitcast_convert_type(values, width).astype(jnp.uint32)
   # One factor an axis rather than a flat index: a reshape would gather the shards.
@@ -35,10 +41,3 @@ def _bit_sum(values: jax.Array) -> jax.Array:
     step = jnp.uint32(pow(0x9E3779B9, axis + 1, 2**32))
     places = places + step * jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
   return (words * (2 * places + 1)).sum(dtype=jnp.uint32)
-
-
-def _fetch(values: Any) -> np.ndarray:
-  """The whole array on this process, wherever its shards are."""
-  if getattr(values, "is_fully_addressable", True):
-    return np.asarray(values)
-  return np.asarray(multihost_utils.process_allgather(values, tiled=True))

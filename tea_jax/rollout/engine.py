@@ -28,6 +28,7 @@ from tea_jax.rollout.progress import Progress, report
 from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.rollout.stop_strings import StopStrings
 from tea_jax.rollout.types import Rollouts
+from tea_jax.runtime import processes
 from tea_jax.runtime.keys import threefry
 
 _SEGMENT = 16
@@ -287,7 +288,7 @@ class RolloutEngine:
         state = stopper.apply(state, step)
       if watch is not None:
         watch(state, step)
-      if step >= limit or bool(np.all(state.done)):
+      if step >= limit or bool(np.all(processes.fetch(state.done))):
         break
       until = min(step + stride, limit)
       state = advance(weights, state, lengths, cache, uniforms, np.int32(until))
@@ -300,6 +301,6 @@ class RolloutEngine:
       "sampling_logprobs": state.sampling_logprobs,
     }
     return {
-      name: np.asarray(value).reshape(-1, rollouts, *value.shape[1:])[:prompts]
+      name: processes.fetch(value).reshape(-1, rollouts, *value.shape[1:])[:prompts]
       for name, value in kept.items()
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tea_jax.rollout.decode_loop import DecodeState
+from tea_jax.runtime import processes
 from tea_jax.runtime.extras import extra
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def report(
   """Calls back with the rows of real prompts."""
   rows = len(prompts) * len(rollouts)
   tokens, lengths, finished = (
-    np.asarray(value)[:rows].reshape(len(prompts), len(rollouts), *value.shape[1:])
+    processes.fetch(value)[:rows].reshape(len(prompts), len(rollouts), *value.shape[1:])
     for value in (state.tokens[:, :step], state.lengths, state.done)
   )
   ended = rows if step >= total_steps else int(finished.sum())

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tea_jax.rollout.decode_loop import DecodeState
+from tea_jax.runtime import processes
 
 
 class StopStrings:
@@ -24,8 +25,8 @@ class StopStrings:
 
   def apply(self, state: DecodeState, step: int) -> DecodeState:
     """`state` with rows cut after the token that completes a stop string."""
-    tokens, lengths = np.asarray(state.tokens), np.array(state.lengths)
-    done, ends = np.array(state.done), np.full_like(state.lengths, np.iinfo(np.int32).max)
+    tokens, lengths = processes.fetch(state.tokens), processes.fetch(state.lengths).copy()
+    done, ends = processes.fetch(state.done).copy(), np.full_like(lengths, np.iinfo(np.int32).max)
     # A row that ended by a stop token in this segment may hold the string before that token.
     for row in np.flatnonzero(~done | (lengths > 0)):
       length = self._first_end(tokens[row, : lengths[row]])

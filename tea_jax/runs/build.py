@@ -12,7 +12,7 @@ from tea_jax.advantages import GroupRule
 from tea_jax.data import EncodedPrompts
 from tea_jax.models.lora import LoraConfig
 from tea_jax.models.policy import Policy
-from tea_jax.models.sharding import make_mesh
+from tea_jax.models.sharding import make_mesh, param_shardings
 from tea_jax.models.weights.load import load_policy
 from tea_jax.rewards import RewardFunction
 from tea_jax.rewards.signature import check_arguments
@@ -30,6 +30,7 @@ from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
 from tea_jax.runs.plan import decode_memory
 from tea_jax.runs.supervised import SupervisedConfig
+from tea_jax.runtime import processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +97,13 @@ def build(
   Raises:
     ValueError: for inputs that do not fit each other.
   """
-  mesh = run_mesh(config)
-  loaded = with_param_dtype(policy or load_run_policy(config), config.model.param_dtype)
+  mesh = run_mesh(config, several_processes=True)
+  loaded = policy or load_run_policy(config, several_processes=True)
+  loaded = with_param_dtype(loaded, config.model.param_dtype)
+  borrowed = loaded is policy
+  if processes.several():
+    shardings = param_shardings(loaded.params, loaded.config, mesh)
+    loaded = dataclasses.replace(loaded, params=processes.put(loaded.params, shardings))
   splits = splits or load_splits(config.data)
   rule = rule or config.advantage_rule()
   rule.check_num_rollouts(config.sampling.num_rollouts)
@@ -114,7 +120,7 @@ def build(
   check_arguments(reward, prompts.columns)
   return Parts(
     policy=loaded,
-    borrowed=loaded is policy,
+    borrowed=borrowed,
     mesh=mesh,
     prompts=prompts,
     validation_prompts=validated,
@@ -123,7 +129,7 @@ def build(
     answer=answer_reader(config.reward.answer_pattern),
     sampler=sampler_config(config.sampling),
     lora=config.model.lora,
-    decode_memory=decode_memory(config, loaded.config),
+    decode_memory=processes.agree(decode_memory(config, loaded.config)),
     steps=config.steps,
     seed=config.seed,
     prompts_per_step=config.data.prompts_per_step,
@@ -156,8 +162,10 @@ def with_param_dtype(policy: Policy, dtype: str) -> Policy:
   return dataclasses.replace(policy, params=params)
 
 
-def load_run_policy(config: RunConfig | SupervisedConfig) -> Policy:
-  """The policy of a run, on its mesh."""
+def load_run_policy(
+  config: RunConfig | SupervisedConfig, *, several_processes: bool = False
+) -> Policy:
+  """The policy of a run, on its mesh; see `run_mesh`."""
   return load_policy(
     config.model.name,
     compute_dtype=config.model.compute_dtype,
@@ -165,16 +173,26 @@ def load_run_policy(config: RunConfig | SupervisedConfig) -> Policy:
     remat=config.model.remat,
     scan_layers=config.model.scan_layers,
     attention=config.model.attention,
-    mesh=run_mesh(config),
+    mesh=run_mesh(config, several_processes=several_processes),
   )
 
 
-def run_mesh(config: RunConfig | SupervisedConfig) -> jax.sharding.Mesh | None:
-  """The mesh of a run; None on a single device."""
-  if jax.process_count() > 1:
+def run_mesh(
+  config: RunConfig | SupervisedConfig, *, several_processes: bool = False
+) -> jax.sharding.Mesh | None:
+  """The mesh of a run, over the devices of all its processes; None on a single device.
+
+  Args:
+    config: of the run.
+    several_processes: whether what runs on it can be spread over several.
+
+  Raises:
+    ValueError: for sizes that do not fit the devices, or several processes where they cannot help.
+  """
+  if processes.several() and not several_processes:
     raise ValueError(
-      f"{jax.process_count()} processes were started; training runs in one process for now, on all "
-      "the devices that it sees."
+      f"{jax.process_count()} processes were started, but only experiments.train runs in several; "
+      "this runs in one, on all the devices that it sees."
     )
   needed = config.mesh.fsdp * config.mesh.tensor * max(1, config.mesh.data)
   if needed > jax.device_count():

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import logging
 import os
 import pathlib
 import shutil
 import tempfile
-import zlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
+from tea_jax.runs.checksums import bit_sums, check_arrays, checksums, meta_checksum
+from tea_jax.runtime import processes
 from tea_jax.runtime.secrets import brief
 
 # What a full disk must keep free beyond the state itself: metadata, logs, rounding.
@@ -77,7 +76,7 @@ class CheckpointStore:
     self._keep = keep
     self._asynchronous = asynchronous and jax.default_backend() != "cpu"
     self._announce = announce
-    check_writable(self.folder)
+    processes.on_first(check_writable, self.folder)
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
@@ -92,7 +91,7 @@ class CheckpointStore:
 
   def steps(self) -> list[int]:
     """Steps of the finished checkpoints, ascending."""
-    return sorted(self._manager.all_steps())
+    return processes.agree(sorted(self._manager.all_steps()))
 
   def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
     """Writes a checkpoint; a kill at any instant leaves it whole or absent.
@@ -105,20 +104,23 @@ class CheckpointStore:
     Raises:
       CheckpointError: disk full, folder read-only, or the write failed.
     """
-    if step in self._manager.all_steps():
+    if step in self.steps():
       return
-    self._check_space(state)
+    processes.on_first(self._check_space, num_bytes(state))
     meta = {**meta, "step": step, "checksums": checksums(state)}
-    meta["meta_checksum"] = _meta_checksum(meta)
+    if not meta["checksums"]:
+      meta["bit_sums"] = bit_sums(state)
+    meta["meta_checksum"] = meta_checksum(meta)
     try:
-      self._manager.save(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state),
-          meta=ocp.args.JsonSave(meta),
-        ),
-      )
-      self._manager.check_for_errors()
+      with processes.together():
+        self._manager.save(
+          step,
+          args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            meta=ocp.args.JsonSave(meta),
+          ),
+        )
+        self._manager.check_for_errors()
     except Exception as error:
       raise CheckpointError(self._explain(step, error)) from error
 
@@ -141,24 +143,13 @@ class CheckpointStore:
     steps, unreadable = self.steps(), []
     for step in reversed(steps):
       try:
-        restored = self._manager.restore(
-          step,
-          args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract_state),
-            meta=ocp.args.JsonRestore(),
-          ),
-        )
-        meta = dict(restored["meta"])
-        if meta.get("meta_checksum", _meta_checksum(meta)) != _meta_checksum(meta):
-          raise ValueError("its JSON differs from its checksum")
-        if meta["step"] != step:
-          raise ValueError(f"it is the checkpoint of step {meta['step']} under another name")
-        if check is not None:
-          check(meta)
-        _check_checksums(restored["state"], meta["checksums"])
+        with processes.together():
+          restored = self._restore(step, abstract_state, check)
+        with processes.together():
+          check_arrays(restored.state, restored.meta)
         for bad in unreadable:
           self._set_aside(bad)
-        return Checkpoint(step, restored["state"], meta)
+        return restored
       except Exception as error:
         reason = brief(error)
         if _is_passing(error):
@@ -178,6 +169,25 @@ class CheckpointStore:
       )
     return None
 
+  def _restore(
+    self, step: int, abstract_state: Any, check: Callable[[dict[str, Any]], Any] | None
+  ) -> Checkpoint:
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract_state),
+        meta=ocp.args.JsonRestore(),
+      ),
+    )
+    meta = dict(restored["meta"])
+    if meta.get("meta_checksum", meta_checksum(meta)) != meta_checksum(meta):
+      raise ValueError("its JSON differs from its checksum")
+    if meta["step"] != step:
+      raise ValueError(f"it is the checkpoint of step {meta['step']} under another name")
+    if check is not None:
+      check(meta)
+    return Checkpoint(step, restored["state"], meta)
+
   def wait(self) -> None:
     """Returns when everything is on disk.
 
@@ -185,8 +195,9 @@ class CheckpointStore:
       CheckpointError: if a write in the background failed.
     """
     try:
-      self._manager.wait_until_finished()
-      self._manager.check_for_errors()
+      with processes.together():
+        self._manager.wait_until_finished()
+        self._manager.check_for_errors()
     except Exception as error:
       raise CheckpointError(self._explain(None, error)) from error
 
@@ -196,16 +207,19 @@ class CheckpointStore:
 
   def _set_aside(self, step: int) -> None:
     self._manager.close()
+    processes.on_first(self._move_aside, step)
+    self._manager = self._open()
+
+  def _move_aside(self, step: int) -> None:
     # Outside the folder that orbax scans, so that no later start trips over it.
     aside = self.folder.parent / "corrupt_checkpoints"
     aside.mkdir(exist_ok=True)
     target = aside / f"{step}.corrupt"
     shutil.rmtree(target, ignore_errors=True)
     (self.folder / str(step)).rename(target)
-    self._manager = self._open()
 
-  def _check_space(self, state: Any) -> None:
-    needed = num_bytes(state) + _SPARE_BYTES
+  def _check_space(self, num_bytes: int) -> None:
+    needed = num_bytes + _SPARE_BYTES
     free = shutil.disk_usage(self.folder).free
     if free < needed:
       raise CheckpointError(
@@ -215,7 +229,7 @@ class CheckpointStore:
       )
 
   def _last_good(self) -> str:
-    steps = self.steps()
+    steps = sorted(self._manager.all_steps())
     return f": it goes on from step {steps[-1]}" if steps else ""
 
   def _explain(self, step: int | None, error: Exception) -> str:
@@ -266,32 +280,3 @@ def check_writable(folder: pathlib.Path) -> None:
 def num_bytes(tree: Any) -> int:
   """Bytes of all arrays of a tree."""
   return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def checksums(tree: Any) -> list[int]:
-  """CRC-32 of each array, in tree order; empty where arrays are spread over processes."""
-  leaves = jax.tree.leaves(tree)
-  if not all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves):
-    return []
-  return [_checksum(leaf) for leaf in leaves]
-
-
-def _checksum(leaf: Any) -> int:
-  """One array is on the host at a time: those of JAX keep their host copy, so a copy is fetched."""
-  if isinstance(leaf, jax.Array) and next(iter(leaf.devices())).platform != "cpu":
-    leaf = leaf.copy()
-  # The annotation of numpy's buffer protocol needs Python 3.12.
-  buffer: Any = np.ascontiguousarray(leaf).view(np.uint8)
-  return zlib.crc32(buffer)
-
-
-def _meta_checksum(meta: dict[str, Any]) -> int:
-  content = {name: value for name, value in meta.items() if name != "meta_checksum"}
-  return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-
-
-def _check_checksums(state: Any, expected: list[int]) -> None:
-  actual = checksums(state)
-  if expected and actual and actual != list(expected):
-    wrong = sum(a != b for a, b in zip(actual, expected))
-    raise ValueError(f"{wrong} of {len(expected)} arrays differ from their checksums")

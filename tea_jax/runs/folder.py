@@ -19,6 +19,7 @@ from tea_jax.models.weights import huggingface, peft
 from tea_jax.runs.checkpoints import CheckpointError, check_writable
 from tea_jax.runs.config import RunConfig, check_resumable, read_config, save_config
 from tea_jax.runs.supervised import SupervisedConfig
+from tea_jax.runtime import processes
 from tea_jax.runtime.files import file_checksums, read_json, write_text
 
 _FINISHED = "finished.json"
@@ -29,7 +30,8 @@ class RunFolder:
 
   A run that trains adapters leaves them in `adapter/` too, in PEFT's format.
 
-  Opening it takes a lock that the operating system releases when the process dies.
+  Opening it takes a lock that the operating system releases when the process dies. Where a run has
+  several processes, the first one does all this, and what it finds is told to all.
 
   Raises:
     CheckpointError: if the folder cannot be written, or another process trains in it.
@@ -38,10 +40,14 @@ class RunFolder:
 
   def __init__(self, config: RunConfig | SupervisedConfig):
     self.path = pathlib.Path(config.run_folder).absolute()
-    check_writable(self.path)
     self._every = config.checkpoint.every
     self._dtype = config.checkpoint.policy_dtype
-    self._lock: int | None = _lock(self.path)
+    self._lock: int | None = None
+    processes.on_first(self._claim, config)
+
+  def _claim(self, config: RunConfig | SupervisedConfig) -> None:
+    check_writable(self.path)
+    self._lock = _lock(self.path)
     try:
       stored = self.path / "config.yaml"
       # A first start that failed before its first step does not bind the next one.
@@ -69,6 +75,9 @@ class RunFolder:
     Raises:
       CheckpointError: saying what there is.
     """
+    processes.on_first(self._check_restart)
+
+  def _check_restart(self) -> None:
     logged = self._steps_logged()
     if _is_model(self.policy) or (self._every and logged > self._every):
       raise CheckpointError(
@@ -80,6 +89,9 @@ class RunFolder:
     """Keeps the weights of the best validation so far, and checksums of their files."""
     best = self.path / "best_policy" / str(step)
     policy.save_pretrained(best, dict(params), dtype=self._dtype)
+    processes.on_first(self._note_files, best)
+
+  def _note_files(self, best: pathlib.Path) -> None:
     write_text(_checksum_file(best), json.dumps(file_checksums(best)) + "\n")
 
   def save_adapter(
@@ -93,10 +105,13 @@ class RunFolder:
       step: of the best validation so far; None for `adapter/` itself.
     """
     folder = self.path / "adapter" if step is None else self.path / "best_adapter" / str(step)
-    peft.save_adapters(folder, policy.config, adapters, lora)
+    processes.on_first(peft.save_adapters, folder, policy.config, adapters, lora)
 
   def forget_best(self, but: Collection[int]) -> None:
     """Deletes the weights of earlier bests, except those that a checkpoint may still go back to."""
+    processes.on_first(self._forget_best, but)
+
+  def _forget_best(self, but: Collection[int]) -> None:
     for folder in (*self.path.glob("best_policy/*"), *self.path.glob("best_adapter/*")):
       if folder.is_dir() and folder.name not in map(str, but):
         shutil.rmtree(folder, ignore_errors=True)
@@ -114,7 +129,11 @@ class RunFolder:
     """
     if best_step is None:
       policy.save_pretrained(self.policy, dict(params), dtype=self._dtype)
-    else:
+    processes.on_first(self._settle, best_step)
+
+  def _settle(self, best_step: int | None) -> None:
+    """Puts the selected policy in place, and removes what only a run that goes on needs."""
+    if best_step is not None:
       self._finish_with(self.path / "best_policy" / str(best_step), best_step)
       adapter = self.path / "best_adapter" / str(best_step)
       if adapter.is_dir():

@@ -11,6 +11,7 @@ from typing import Literal
 
 from tea_jax.models.lora import LoraConfig
 from tea_jax.runs.checks import check_fields, require
+from tea_jax.runtime.processes import Distributed
 
 LoggerName = Literal["tensorboard", "wandb", "trackio"]
 
@@ -246,11 +247,14 @@ class MeshConfig:
     data: copies of the weights, each with its share of the batch; -1 for all devices left over.
     fsdp: parts into which weights and optimiser are split, gathered when used.
     tensor: parts into which each matrix product is split.
+    distributed: joins the processes of experiments.train: "auto" if the environment says that there
+      are several (JAX_COORDINATOR_ADDRESS, a Slurm step, Open MPI, a TPU slice), "always", "never".
   """
 
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
+  distributed: Distributed = "auto"
 
   def __post_init__(self) -> None:
     check_fields(self, "mesh")

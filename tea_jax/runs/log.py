@@ -18,6 +18,7 @@ import numpy as np
 from tea_jax.runs.checkpoints import CheckpointError
 from tea_jax.runs.groups import LoggingConfig
 from tea_jax.runs.loggers import make_loggers
+from tea_jax.runtime import processes
 from tea_jax.runtime.countdown import Countdown
 from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import plain
@@ -191,6 +192,32 @@ class RunLog:
     outer.add_row(ProgressBar(total=self._steps, completed=step + 1, width=60))
     outer.add_row(self._countdown.left(step + 1, self._steps))
     return outer
+
+
+class _OtherLog(RunLog):
+  """That of a process whose numbers the first process writes too."""
+
+  def __init__(self) -> None:
+    self._logs, self._loggers, self._live = {}, [], None
+
+  def say(self, sentence: str) -> None:
+    del sentence
+
+  def step(self, step: int, metrics: Mapping[str, Any], timings: Mapping[str, Any]) -> None:
+    del step, metrics, timings
+
+  def samples(self, record: Mapping[str, Any]) -> None:
+    del record
+
+
+def open_log(folder: str | pathlib.Path, options: LoggingConfig, **arguments: Any) -> RunLog:
+  """The log of a run; where it has several processes, only the first one's writes and prints.
+
+  Args:
+    folder, options, **arguments: see `RunLog`.
+  """
+  with processes.together():
+    return RunLog(folder, options, **arguments) if processes.is_first() else _OtherLog()
 
 
 def _short(value: Any) -> str:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tea_jax.runs.checkpoints import CheckpointStore
+from tea_jax.runtime import processes
 from tea_jax.runtime.keys import THREEFRY
 
 
@@ -141,24 +142,31 @@ def restore_state(
     placed = jax.device_put(fresh.arrays, jax.tree.map(lambda leaf: leaf.sharding, abstract))
     return Restored(0, fresh._replace(**placed), root)
   meta = found.meta
-  if meta.get("prompts", prompts) != prompts:
-    raise ValueError(
-      "the prompts of this run are other ones than at its start (another file, template or "
-      "tokenizer); go on with the same, or choose another --run-folder."
-    )
-  began = meta.get("identity") or {}
-  changed = [what for what, digest in (identity or {}).items() if began.get(what, digest) != digest]
-  if changed and not accept_changes:
-    raise ValueError(
-      f"this run began with another {', another '.join(changed)}; go on with the same, choose "
-      "another --run-folder, or accept the change with --checkpoint.accept-changes."
-    )
+  with processes.together():
+    _check_unchanged(meta, prompts, identity or {}, accept_changes)
   iterator, best, skipped, _ = _from_meta(meta)
   state = State(**found.state, iterator=iterator, best=best, skipped=skipped)._replace(
     kl_control=_kl_control(meta)
   )
   root = jax.random.wrap_key_data(jnp.asarray(meta["key"], jnp.uint32), impl=THREEFRY)
   return Restored(found.step, state, root, meta["logs"], meta.get("pending"))
+
+
+def _check_unchanged(
+  meta: Mapping[str, Any], prompts: int, identity: Mapping[str, str], accept_changes: bool
+) -> None:
+  if meta.get("prompts", prompts) != prompts:
+    raise ValueError(
+      "the prompts of this run are other ones than at its start (another file, template or "
+      "tokenizer); go on with the same, or choose another --run-folder."
+    )
+  began = meta.get("identity") or {}
+  changed = [what for what, digest in identity.items() if began.get(what, digest) != digest]
+  if changed and not accept_changes:
+    raise ValueError(
+      f"this run began with another {', another '.join(changed)}; go on with the same, choose "
+      "another --run-folder, or accept the change with --checkpoint.accept-changes."
+    )
 
 
 def _from_meta(meta: Mapping[str, Any]) -> tuple[dict[str, int], Best | None, int, dict[str, int]]:

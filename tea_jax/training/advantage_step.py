@@ -16,6 +16,7 @@ from tea_jax.advantages import GroupRule, advantage_diagnostics
 from tea_jax.rewards.verifiers import extract_boxed
 from tea_jax.rollout.types import Rollouts
 from tea_jax.runs.objective import ObjectiveConfig
+from tea_jax.runtime import processes
 from tea_jax.tail import minimum_budget
 from tea_jax.training.kl import kl_in_reward
 
@@ -138,7 +139,7 @@ def rewards_for_rule(
     shaped = kl_in_reward(
       jnp.asarray(shaped),
       rollouts.logprobs,
-      reference,
+      processes.local(reference),
       rollouts.completion_lengths,
       kl_coefficient=objective.kl_coefficient if kl_coefficient is None else kl_coefficient,
     )

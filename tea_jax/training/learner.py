@@ -28,6 +28,7 @@ from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.rollout.types import Rollouts
 from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
+from tea_jax.runtime import processes
 from tea_jax.training.optimizer import init_optimizer, optimizer_shardings
 from tea_jax.training.update import make_evaluate_logprobs, make_update
 
@@ -82,7 +83,7 @@ class TrainedPolicy:
     else:
       trainable, frozen = init_adapters(self.policy.config, self.lora, key), params
     if self.shardings is not None:
-      trainable = jax.device_put(trainable, self.shardings[0])
+      trainable = processes.put(trainable, self.shardings[0])
     return trainable, frozen
 
 
@@ -256,6 +257,6 @@ def place(tree: Tree, mesh: jax.sharding.Mesh | None) -> Tree:
       spec = PartitionSpec(rows)
     elif not per_prompt and leaf.ndim > 1 and leaf.shape[1] % shards == 0:
       spec = PartitionSpec(None, rows)
-    return jax.device_put(leaf, NamedSharding(mesh, spec))
+    return processes.put(leaf, NamedSharding(mesh, spec))
 
   return jax.tree_util.tree_map_with_path(put, tree)

@@ -29,10 +29,11 @@ from tea_jax.rewards import RewardError, RewardFunction
 from tea_jax.rollout.types import Rollouts
 from tea_jax.runs.build import Parts, Splits, build
 from tea_jax.runs.checkpoints import CheckpointStore
-from tea_jax.runs.config import RunConfig
+from tea_jax.runs.config import RunConfig, to_dict
 from tea_jax.runs.folder import RunFolder
-from tea_jax.runs.log import RunLog, read_jsonl
+from tea_jax.runs.log import open_log, read_jsonl
 from tea_jax.runs.state import Best, State, restore_state, save_state
+from tea_jax.runtime import processes
 from tea_jax.runtime.code_identity import code_identity
 from tea_jax.runtime.completions_client import CompletionsError
 from tea_jax.runtime.extras import extra
@@ -93,6 +94,8 @@ def train(
 ) -> TrainResult:
   """Trains a policy, going on from the last checkpoint of the run folder if there is one.
 
+  Where `processes.connect` joined several processes, all of them call this alike; one writes.
+
   Args:
     config: of the run.
     policy: instead of `config.model`; its weights are the start and the reference, and stay as
@@ -110,21 +113,25 @@ def train(
     RewardError: if a reward failed; the step's completions and a checkpoint are kept.
     FloatingPointError: after too many consecutive updates that were not finite.
   """
-  folder = RunFolder(config)
-  try:
-    # Nothing but the run may hold the parts: what it trains is donated.
-    run = Run(
-      build(config, policy=policy, splits=splits, reward=reward, rule=rule),
-      folder,
-      engine=engine,
-      console=console,
-    )
+  with processes.stopping_together(), processes.together():
+    if engine is not None and processes.several():
+      raise ValueError("an engine of your own samples in one process; start one, or leave it out.")
+    processes.require_same(to_dict(config), "the config")
+    folder = RunFolder(config)
     try:
-      return run.train(on_step)
+      # Nothing but the run may hold the parts: what it trains is donated.
+      run = Run(
+        build(config, policy=policy, splits=splits, reward=reward, rule=rule),
+        folder,
+        engine=engine,
+        console=console,
+      )
+      try:
+        return run.train(on_step)
+      finally:
+        run.log.close()
     finally:
-      run.log.close()
-  finally:
-    folder.close()
+      folder.close()
 
 
 class Run:
@@ -139,7 +146,7 @@ class Run:
     console: Console | None = None,
   ):
     self.parts, self.folder = parts, folder
-    console = console or Console()
+    console = (console or Console()) if processes.is_first() else Console(quiet=True)
     self.mesh, self.prompts, self.rule = parts.mesh, parts.prompts, parts.rule
     self.validation = Validation(
       parts.validation_prompts,
@@ -194,7 +201,7 @@ class Run:
     fresh = State(
       trainable,
       self.learner.init_optimizer(trainable),
-      self.rule.init(),
+      processes.replicate(self.rule.init(), self.mesh),
       self.iterator.state_dict(),
     )
     del trainable
@@ -206,6 +213,7 @@ class Run:
     )
     encoded = repr((self.prompts.tokens, self.validation.prompts.tokens))
     self.prompts_checksum = zlib.crc32(encoded.encode())
+    processes.require_same({"set of prompts": self.prompts_checksum, **self.identity}, "the run")
     self.first_step, self.state, self.root, offsets, self.pending = restore_state(
       self.store,
       fresh,
@@ -220,7 +228,7 @@ class Run:
     self.bests = {self.first_step: self.state.best}
     del fresh
     self.iterator.load_state_dict(self.state.iterator)
-    self.log = RunLog(
+    self.log = open_log(
       folder.path,
       self.parts.logging,
       steps=self.parts.steps,
@@ -245,8 +253,10 @@ class Run:
       self._finish_step(self.first_step - 1, metrics, timings, on_step)
     for step in range(self.first_step, self.parts.steps):
       before, offsets = self.state, self.log.offsets()
+      profiled = processes.is_first() and step + 1 in self.parts.logging.profile_steps
       try:
-        with traced(self.folder.path / "profile", step + 1 in self.parts.logging.profile_steps):
+        processes.check_stop()
+        with traced(self.folder.path / "profile", profiled):
           metrics, timings = self.step(step)
       except (RewardError, CompletionsError, KeyboardInterrupt) as error:
         if before.intact:
@@ -269,7 +279,7 @@ class Run:
       policy_folder=self.folder.policy,
       policy=dataclasses.replace(self.policy, params=params),
       best=best,
-      metrics=read_jsonl(self.folder.path / "metrics.jsonl"),
+      metrics=processes.on_first(read_jsonl, self.folder.path / "metrics.jsonl"),
     )
 
   def _finish_step(
@@ -282,6 +292,7 @@ class Run:
     """Validates if it is time, and logs; a stop in between leaves a checkpoint for here."""
     started = time.perf_counter()
     try:
+      processes.check_stop()
       metrics = {**metrics, **self._validate(step + 1)}
     except (RewardError, CompletionsError, KeyboardInterrupt) as error:
       pending, failed = plain([metrics, timings]), isinstance(error, RewardError)
@@ -291,9 +302,10 @@ class Run:
       )
       raise
     timings = {**timings, "time/eval": time.perf_counter() - started}
-    self.log.step(step, metrics, timings)
-    if on_step is not None:
-      on_step(step, {**metrics, **timings})
+    with processes.together():
+      self.log.step(step, metrics, timings)
+      if on_step is not None:
+        on_step(step, {**metrics, **timings})
 
   def step(self, step: int) -> tuple[dict[str, Any], dict[str, float]]:
     """One step; returns what the seed decides and what the clock says."""
@@ -303,6 +315,7 @@ class Run:
       rollouts = self._sample(chosen, self._key(_ROLLOUT, step))
     with clock("reward"):
       scores = self.scorer(self.prompts, chosen, rollouts, step=step)
+      processes.check_stop()
     with clock("reference"):
       on_devices = place(rollouts, self.mesh)
       reference = self._reference_logprobs(on_devices)
@@ -315,7 +328,7 @@ class Run:
         kl_coefficient=self._kl_coefficient(),
       )
       advantages, tracked, diagnostics = self.advantages(
-        self.state.tracked,
+        processes.local(self.state.tracked),
         shaped,
         where,
         rollouts,
@@ -324,9 +337,9 @@ class Run:
         key=self._key(_ADVANTAGE, step),
       )
     with clock("update"):
-      advantages, counted = place((advantages, where), self.mesh)
-      batch = Batch(on_devices, advantages, counted, None, reference)
-      update_metrics = self._update(step, batch, tracked)
+      on_rows, counted = place((advantages, where), self.mesh)
+      batch = Batch(on_devices, on_rows, counted, None, reference)
+      update_metrics = self._update(step, batch, processes.replicate(tracked, self.mesh))
     with clock("log"):
       metrics = {
         **reward_metrics(scores.rewards, ~np.isnan(scores.rewards)),

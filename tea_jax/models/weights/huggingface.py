@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 import glob
 import json
 import os
@@ -17,10 +18,8 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jax.experimental import multihost_utils
 
 from tea_jax.models.config import Head, ModelConfig
 from tea_jax.models.weights import reader
@@ -33,6 +32,7 @@ from tea_jax.models.weights.safetensors_files import (
   write_safetensors,
 )
 from tea_jax.models.weights.tensor_map import Path, TensorRef, huggingface_map
+from tea_jax.runtime import processes
 from tea_jax.runtime.files import check_links, read_json
 
 _GENERATION = "generation_config.json"
@@ -137,7 +137,7 @@ def save_pretrained(
   """Writes a folder that `transformers`, vLLM and the llama.cpp converters load.
 
   Everything goes to a temporary folder beside `path` first; an interrupted save leaves the old
-  folder whole. Process 0 writes; the others only gather.
+  folder whole. The first process writes; the others only gather.
 
   Args:
     path: the folder; replaced if it is a model folder, refused if it holds anything else.
@@ -156,39 +156,52 @@ def save_pretrained(
   if dtype not in STORED:
     raise ValueError(f"dtype={dtype!r} is not supported; supported: {', '.join(sorted(STORED))}.")
   target = pathlib.Path(path).absolute()
-  foreign = foreign_entries(target)
+  foreign = processes.on_first(foreign_entries, target)
   if foreign:
     raise FileExistsError(
       f"{path} holds {foreign[0]!r}, which is not part of a model folder; choose another path."
     )
   leaves = flatten_dict(dict(params))
   pieces = _pieces(huggingface_map(config, head=head), leaves, config)
-  folder = _temporary_folder(target) if jax.process_index() == 0 else None
-  try:
-    tensors = {
-      name: Stored(stored, dtype, lambda parts=parts: _assemble(leaves, parts))
-      for name, (stored, parts) in pieces.items()
-    }
-    write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes)
-    if folder is not None:
-      written = config_to_hf(config, head=head, dtype=dtype)
-      _write_json(folder / "config.json", written)
-      if head == "causal_lm":
-        special = {
-          "bos_token_id": config.bos_token_id,
-          "eos_token_id": written["eos_token_id"],
-          "pad_token_id": config.pad_token_id,
-        }
-        _write_json(folder / _GENERATION, {**(generation or {}), **special})
-      if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
-        _write_for_transformers_4(folder / "tokenizer_config.json")
-      _swap(folder, target)
-  finally:
-    if folder is not None:
-      shutil.rmtree(folder, ignore_errors=True)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(f"save_pretrained {target}")
+  gathered: set[str] = set()
+
+  def values(name: str) -> np.ndarray:
+    gathered.add(name)
+    return _assemble(leaves, pieces[name][1])
+
+  tensors = {
+    name: Stored(stored, dtype, functools.partial(values, name))
+    for name, (stored, _) in pieces.items()
+  }
+  folder = None
+  with processes.together():
+    if processes.is_first():
+      folder = _temporary_folder(target)
+  with processes.together():
+    try:
+      write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes)
+      if folder is not None:
+        written = config_to_hf(config, head=head, dtype=dtype)
+        _write_json(folder / "config.json", written)
+        if head == "causal_lm":
+          special = {
+            "bos_token_id": config.bos_token_id,
+            "eos_token_id": written["eos_token_id"],
+            "pad_token_id": config.pad_token_id,
+          }
+          _write_json(folder / _GENERATION, {**(generation or {}), **special})
+        if tokenizer is not None:
+          tokenizer.save_pretrained(folder)
+          _write_for_transformers_4(folder / "tokenizer_config.json")
+        _swap(folder, target)
+    except Exception:
+      if processes.several():  # the others still gather what this one can no longer write
+        for name in [name for name in tensors if name not in gathered]:
+          values(name)
+      raise
+    finally:
+      if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_tied(store: SafetensorsFolder, embedding: str) -> None:
@@ -233,10 +246,7 @@ def _assemble(leaves: Mapping[Path, Any], pieces: list[_Piece]) -> np.ndarray:
   """One tensor in its stored layout."""
   arrays = []
   for path, ref, layer in sorted(pieces, key=lambda piece: piece[1].start):
-    part = leaves[path] if layer is None else leaves[path][layer]
-    if isinstance(part, jax.Array) and not part.is_fully_addressable:
-      part = multihost_utils.process_allgather(part, tiled=True)
-    array = np.asarray(part)
+    array = processes.fetch(leaves[path] if layer is None else leaves[path][layer])
     arrays.append(array.T if ref.transposed else array)
   return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
 
