@@ -88,7 +88,8 @@ class RolloutEngine:
     self.rows = self._rows_of_copies = None
     self._copies = False
     if mesh is not None:
-      self._copies = copies_weights(config, policy.dtype, mesh.shape["tensor"])
+      copies = copies_weights(config, policy.dtype, mesh.shape["tensor"])
+      self._copies = processes.agree(copies)
       self._rows_of_copies = batch_sharding(mesh, _ROWS_OF_COPIES)
       self.rows = batch_sharding(mesh) if self._copies else self._rows_of_copies
     self._program = DecodeProgram(

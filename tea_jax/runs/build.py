@@ -116,7 +116,7 @@ def build(
   if not splits.get("train"):
     raise ValueError("there are no training prompts; name some by data.prompts.")
   prompts = encode(splits["train"], loaded, config.data, config.sampling)
-  reward = reward or config.reward.build(mesh)
+  reward = reward or config.reward.build(_reward_mesh(mesh))
   check_arguments(reward, prompts.columns)
   return Parts(
     policy=loaded,
@@ -140,6 +140,14 @@ def build(
     validation=config.validation,
     logging=config.logging,
   )
+
+
+def _reward_mesh(mesh: jax.sharding.Mesh | None) -> jax.sharding.Mesh | None:
+  """Where reward models lie: on the mesh, or on the own devices of the process that scores."""
+  if not processes.several():
+    return mesh
+  own = jax.local_devices()
+  return make_mesh(fsdp=len(own), devices=own) if len(own) > 1 else None
 
 
 def sampler_config(config: RolloutConfig) -> SamplingConfig:
