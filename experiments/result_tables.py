@@ -216,4 +216,5 @@ TABLES: dict[str, Callable[[], str]] = {
   "toy_gain": lambda: toy_table(searches("toy/toy"), "gain"),
   "toy_regret": lambda: toy_table(searches("toy/toy"), "regret"),
   "search_smollm2": lambda: summary_table(searches("smollm2/results")),
+  "search_smollm2_64": lambda: summary_table(searches("smollm2_64/results")),
 }
