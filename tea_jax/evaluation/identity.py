@@ -18,7 +18,7 @@ def evaluation_spec(
     params: the weights that are sampled from.
     model: of which the compute dtype counts; the weights speak for the rest.
     data: of which the way from a prompt to its tokens counts.
-    sampling: all of it but its memory; the group size decides the random keys.
+    sampling: all of it but its memory and compactions; the group size decides the random keys.
     seed: of the evaluation.
 
   Returns:
@@ -29,6 +29,11 @@ def evaluation_spec(
     "weights": parameters_digest(params),
     "compute_dtype": model.compute_dtype,
     "template": template,
-    "sampling": {k: v for k, v in to_dict(sampling).items() if k != "memory_gb"},
+    "sampling": {k: v for k, v in sampling_spec(sampling).items() if k != "memory_gb"},
     "seed": seed,
   }
+
+
+def sampling_spec(sampling: RolloutConfig) -> dict[str, Any]:
+  """Sampling without what only decides how rows are called together."""
+  return {k: v for k, v in to_dict(sampling).items() if k != "compactions"}

@@ -20,7 +20,7 @@ from tea_jax.evaluation.evaluate import (
   generator_sampler,
   prompts_of_a_call,
 )
-from tea_jax.evaluation.identity import evaluation_spec
+from tea_jax.evaluation.identity import evaluation_spec, sampling_spec
 from tea_jax.evaluation.records import Records
 from tea_jax.models.policy import Policy
 from tea_jax.models.weights.load import resolve
@@ -28,7 +28,7 @@ from tea_jax.models.weights.tokenizer import load_tokenizer
 from tea_jax.rewards import RewardFunction
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.runs import build, groups
-from tea_jax.runs.config import RunConfig, to_dict
+from tea_jax.runs.config import RunConfig
 from tea_jax.runs.reward import RewardConfig
 from tea_jax.runtime.keys import make_key
 from tea_jax.runtime.secrets import public_url
@@ -183,7 +183,7 @@ def evaluate_server(
     reward,
     folder=folder,
     num_samples=options.num_samples,
-    spec=shared | {"server": public_url(url), "sampling": to_dict(settings.sampling)},
+    spec=shared | {"server": public_url(url), "sampling": sampling_spec(settings.sampling)},
     progress=progress,
   )
 

@@ -21,6 +21,7 @@ from tea_jax.models.causal_lm import Params, logits
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.decoding import Cache, decode_step, empty_cache, prefill
 from tea_jax.rollout.sampling import Sample, SamplingConfig, sample
+from tea_jax.rollout.survivors import fits
 
 
 class DecodeState(NamedTuple):
@@ -114,11 +115,19 @@ class DecodeProgram:
     prompt_cache: Cache,
     uniforms: Float[Array, "T_c R 2"],
     until: Int[Array, ""],
+    *,
+    size: int = 0,
   ) -> DecodeState:
-    """Decodes until `until` tokens stand in every row that has not ended, or all have."""
+    """Decodes until `until` tokens stand in every row that has not ended, or all have.
+
+    With a `size`, also until the others fit into blocks of so many rows (see `survivors`).
+    """
 
     def unfinished(state: DecodeState) -> Array:
-      return (state.step < until) & ~jnp.all(state.done)
+      ended = jnp.all(state.done)
+      if size:
+        ended = fits(state.done, prompt_lengths.shape[0], size)
+      return (state.step < until) & ~ended
 
     def grow(state: DecodeState) -> DecodeState:
       last = jax.lax.dynamic_index_in_dim(state.tokens, state.step - 1, axis=1, keepdims=False)
@@ -180,7 +189,8 @@ class DecodeProgram:
 def compiled(program: DecodeProgram) -> tuple[Callable, Callable]:
   """The jitted `start` and `advance` of a program; the state of `advance` is donated."""
   start = jax.jit(program.start, static_argnames=("rollouts", "length"))
-  return start, jax.jit(program.advance, donate_argnames=("state",))
+  advance = jax.jit(program.advance, donate_argnames=("state",), static_argnames=("size",))
+  return start, advance
 
 
 def token_uniforms(

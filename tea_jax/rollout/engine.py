@@ -23,6 +23,7 @@ from tea_jax.models.decode_sharding import copies_weights, decode_weights_on
 from tea_jax.models.policy import Policy
 from tea_jax.models.sharding import ShardingRules, batch_sharding
 from tea_jax.rollout.cache import DEFAULT_MEMORY, batch_shape, bucket
+from tea_jax.rollout.decode_batch import decode_to_the_end, fetched
 from tea_jax.rollout.decode_loop import DecodeProgram, DecodeState, compiled
 from tea_jax.rollout.progress import Progress, report
 from tea_jax.rollout.sampling import SamplingConfig
@@ -96,7 +97,7 @@ class RolloutEngine:
       config,
       policy.dtype,
       policy.attention,
-      dataclasses.replace(sampling, stop_strings=(), max_completion_length=1),
+      dataclasses.replace(sampling, stop_strings=(), max_completion_length=1, compactions=0),
       self.stop_tokens,
     )
 
@@ -281,8 +282,23 @@ class RolloutEngine:
       rollouts=rollouts,
       length=self.completion_bucket,
     )
+
+    def split(value: np.ndarray) -> np.ndarray:
+      return value.reshape(-1, rollouts, *value.shape[1:])[:prompts]
+
     stopper = StopStrings(self.policy.tokenizer, self.sampling.stop_strings)
-    stride = self.segment if stopper or watch is not None else limit
+    if not stopper and watch is None:
+      kept = decode_to_the_end(
+        lambda rows: self._compiled(rows)[1],
+        weights,
+        state,
+        lengths,
+        cache,
+        uniforms,
+        limit=limit,
+        compactions=self.sampling.compactions,
+      )
+      return {name: split(value) for name, value in kept.items()}
     step = 1
     while True:
       if stopper:
@@ -290,18 +306,7 @@ class RolloutEngine:
       if watch is not None:
         watch(state, step)
       if step >= limit or bool(np.all(processes.fetch(state.done))):
-        break
-      until = min(step + stride, limit)
+        return {name: split(value) for name, value in fetched(state).items()}
+      until = min(step + self.segment, limit)
       state = advance(weights, state, lengths, cache, uniforms, np.int32(until))
       step = until
-    kept = {
-      "completion_tokens": state.tokens,
-      "completion_lengths": state.lengths,
-      "finished": state.done,
-      "logprobs": state.logprobs,
-      "sampling_logprobs": state.sampling_logprobs,
-    }
-    return {
-      name: processes.fetch(value).reshape(-1, rollouts, *value.shape[1:])[:prompts]
-      for name, value in kept.items()
-    }

@@ -37,6 +37,8 @@ class SamplingConfig:
     stop_tokens: ids that end a completion (and belong to it); None means the model's own.
     stop_strings: texts that end a completion with the token that completes them.
     max_completion_length: tokens after which a completion is cut.
+    compactions: times that the rows that still write move into half the places, see `survivors`.
+      Each compiles one more shape, which may change the last bits of a logit.
   """
 
   temperature: float = 1.0
@@ -47,6 +49,7 @@ class SamplingConfig:
   stop_tokens: tuple[int, ...] | None = None
   stop_strings: tuple[str, ...] = ()
   max_completion_length: int = 256
+  compactions: int = 0
 
   def __post_init__(self):
     if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -66,6 +69,8 @@ class SamplingConfig:
       )
     if self.max_completion_length < 1:
       raise ValueError(f"max_completion_length={self.max_completion_length} must be at least 1")
+    if not 0 <= self.compactions <= 3:
+      raise ValueError(f"compactions={self.compactions} must be from 0 to 3")
     for text in self.stop_strings:
       if not text:
         raise ValueError("stop_strings holds an empty string, which would end every completion")

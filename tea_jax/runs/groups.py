@@ -121,6 +121,9 @@ class RolloutConfig:
     memory_gb: for caches and logits of the rows that are decoded together, on each device; 0 for
       most of what an accelerator has left after parameters, optimiser and reference (2 on a CPU).
       It decides how rows are called together, and so their last bits: resume with the same.
+    compactions: times (0 to 3) that rows which still write move together while a batch decodes,
+      once they fit into half the places: worth it where completions end at very different
+      lengths. Each compiles one more shape; tokens stay the same but for last bits of logits.
     allow_truncated_sampling: accept top_k, top_p or min_p in training, where the importance ratio
       does not know the mass that was cut off.
   """
@@ -132,6 +135,7 @@ class RolloutConfig:
   top_p: float = 1.0
   min_p: float = 0.0
   memory_gb: float = 0.0
+  compactions: int = 0
   allow_truncated_sampling: bool = False
 
   def __post_init__(self) -> None:
@@ -146,6 +150,10 @@ class RolloutConfig:
     require(
       0 <= self.memory_gb < float("inf"),
       f"sampling.memory_gb={self.memory_gb} must be >= 0 (0: what the device has left).",
+    )
+    require(
+      0 <= self.compactions <= 3,
+      f"compactions={self.compactions} must be from 0 to 3: each compiles one more shape.",
     )
     for name, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
       value = getattr(self, name)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tea_jax.data import EncodedPrompts, Prompt, column_names, reward_inputs
-from tea_jax.evaluation.identity import evaluation_spec
+from tea_jax.evaluation.identity import evaluation_spec, sampling_spec
 from tea_jax.evaluation.records import check_spec
 from tea_jax.evaluation.sources import completions_server
 from tea_jax.models.policy import Policy
@@ -49,7 +49,7 @@ def make_pool(
       server_model=config.server_model,
       group_size=config.group_size,
     )
-    origin = {"server": public_url(config.server), "sampling": to_dict(config.sampling)}
+    origin = {"server": public_url(config.server), "sampling": sampling_spec(config.sampling)}
     origin |= {"seed": config.seed}
   else:
     policy = build.load_run_policy(run)

@@ -91,6 +91,8 @@ def test_impossible_flags_are_refused_while_parsing(flags, words, capsys):
     ({"reward": {"weights": [1.0, 2.0]}}, "2 entries for 1 functions"),
     ({"evaluation": {"budgets": [256]}}, r"\[256\]"),
     ({"model": {"lora_alpha": 8.0}}, "lora_rank=0"),
+    ({"sampling": {"compactions": 4}}, "compactions=4 must be from 0 to 3"),
+    ({"optimizer": {"length_buckets": 0}}, "length_buckets=0 must be from 1 to 8"),
     ({"model": {"param_dtype": "bfloat16"}}, 'param_dtype="bfloat16" is for frozen weights'),
     ({"seed": -1}, "seed=-1"),
   ],

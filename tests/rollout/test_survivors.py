@@ -1,0 +1,65 @@
+"""Rows that go on after most have ended: where they move, and that they draw the same tokens."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tea_jax.rollout.engine import RolloutEngine
+from tea_jax.rollout.sampling import SamplingConfig
+from tea_jax.rollout.survivors import fits, plan_move
+from tests.models import tiny
+
+SMALL = dataclasses.replace(tiny.LLAMA, num_layers=1)
+# A third of the vocabulary ends a row: after a few tokens half of them are gone.
+SAMPLING = SamplingConfig(max_completion_length=16, stop_tokens=tuple(range(0, 97, 6)))
+
+
+@pytest.mark.parametrize(
+  "live, fit", [([4, 4], True), ([8, 0], True), ([5, 3], False), ([0, 0], True)]
+)
+def test_survivors_move_where_they_fit_into_half_the_places(live, fit):
+  done = np.ones((2, 8), bool)
+  for row, count in zip(done, live, strict=True):
+    row[8 - count :] = False
+  assert bool(fits(jnp.asarray(done.reshape(-1)), 2, 4)) == fit
+  move = plan_move(done.reshape(-1), 2, 4)
+  assert (move is not None) == fit
+  if move is not None:
+    np.testing.assert_array_equal(np.sort(move.rows[move.kept]), np.flatnonzero(~done.reshape(-1)))
+    blocks = np.repeat(move.blocks, 4)
+    np.testing.assert_array_equal(blocks[move.kept], move.rows[move.kept] // 8)
+
+
+@pytest.mark.parametrize("prompts, rollouts", [(4, 8), (3, 5), (1, 1)])
+def test_rows_that_move_draw_the_same_tokens(prompts, rollouts):
+  policy = tiny.tiny_policy(SMALL)
+  texts = [[1 + i, 2, 3][: 1 + i % 3] for i in range(prompts)]
+  options = {"key": jax.random.key(3), "num_rollouts": rollouts}
+  expected = RolloutEngine(policy, SAMPLING).generate(policy.params, texts, **options)
+  engine = RolloutEngine(policy, dataclasses.replace(SAMPLING, compactions=3))
+  found = engine.generate(policy.params, texts, **options)
+  for name in ("completion_tokens", "completion_lengths", "finished"):
+    np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+  for name in ("logprobs", "sampling_logprobs"):  # other shapes change last bits of logits
+    np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-5)
+
+
+def test_shapes_are_compiled_once_and_are_few():
+  policy = tiny.tiny_policy(dataclasses.replace(SMALL, vocab_size=98))
+  engine = RolloutEngine(policy, dataclasses.replace(SAMPLING, compactions=3))
+  _, advance = engine._compiled(32)
+  before, sizes = advance._cache_size(), set()
+  compiled = engine._compiled
+
+  def watch(rows):
+    sizes.add(rows)
+    return compiled(rows)
+
+  engine._compiled = watch
+  for seed in range(6):
+    engine.generate(policy.params, [[1, 2]] * 4, key=jax.random.key(seed), num_rollouts=8)
+  assert {32, 16} <= sizes <= {32, 16, 8, 4}
+  assert advance._cache_size() - before == len(sizes)
