@@ -79,31 +79,25 @@ def run(folder: pathlib.Path, case: str, *, processes: int, devices: int, **envi
   )
 
 
-def stop(
+def kill(
   started: list[subprocess.Popen],
   *,
   process: int,
   said: str,
   delay: float = 0.0,
-  number: int = signal.SIGKILL,
-) -> list[tuple[int, str]]:
-  """Signals one process after it has said a line; exit code and errors of all.
-
-  The others of a killed one are killed too, a little later, as launchers do.
-  """
+) -> None:
+  """Kills one process after it has said a line; the others a little later, as launchers do."""
   stdout = started[process].stdout
   assert stdout is not None
   for line in stdout:
     if line.strip() == said:
       break
   time.sleep(delay)
-  started[process].send_signal(number)
-  if number == signal.SIGKILL:
-    time.sleep(delay)
-    for each in started:
-      each.kill()
-  errors = [each.communicate(timeout=400)[1] for each in started]
-  return [(each.returncode, text) for each, text in zip(started, errors, strict=True)]
+  started[process].kill()
+  time.sleep(delay)
+  for each in started:
+    each.kill()
+    each.communicate()
 
 
 def main(folder: str, case: str) -> None:
@@ -126,7 +120,10 @@ def main(folder: str, case: str) -> None:
   def told(step, record):
     del record
     print("step", step, flush=True)
-    if os.environ.get("FAIL") == f"process {jax.process_index()}, step {step}":
+    here = f"process {jax.process_index()}, step {step}"
+    if os.environ.get("TERMINATE") == here:
+      os.kill(os.getpid(), signal.SIGTERM)
+    if os.environ.get("FAIL") == here:
       raise OSError("the callback failed")
 
   def reward(prompts, completions):

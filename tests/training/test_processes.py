@@ -3,7 +3,6 @@
 import os
 import pathlib
 import random
-import signal
 import time
 
 import numpy as np
@@ -79,7 +78,7 @@ def test_processes_killed_at_random_points_end_with_the_same_bytes(tmp_path, cac
   rng = random.Random(seed)
   for process, said in ((0, "step 1"), (1, "step 2"), (0, "step 3"), (1, "step 5")):
     started = start(tmp_path, cache)
-    several.stop(started, process=process, said=said, delay=rng.uniform(0, 0.5))
+    several.kill(started, process=process, said=said, delay=rng.uniform(0, 0.5))
   several.outputs(start(tmp_path, cache))
   assert_same(whole, tmp_path, (*FILES, "parameters.npz"))
   assert not list((tmp_path / "checkpoints").glob("*tmp*"))
@@ -89,11 +88,10 @@ def test_processes_killed_at_random_points_end_with_the_same_bytes(tmp_path, cac
 @pytest.mark.slow
 @pytest.mark.parametrize("process", [0, 1])
 def test_a_notice_to_one_process_stops_all_and_the_run_goes_on(tmp_path, cache, whole, process):
-  started = start(tmp_path, cache)
-  several.stop(started, process=process, said="step 2", number=signal.SIGTERM)
-  assert [each.returncode for each in started] == [0, 0]
-  assert len(read_jsonl(tmp_path / "metrics.jsonl")) in (3, 4)
-  assert max(path.name for path in (tmp_path / "checkpoints").iterdir()) in ("3", "4")
+  said = several.outputs(start(tmp_path, cache, TERMINATE=f"process {process}, step 2"))
+  assert all(text.endswith("step 2\nstopped\n") for text in said)
+  assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 3
+  assert max(path.name for path in (tmp_path / "checkpoints").iterdir()) == "3"
   several.outputs(start(tmp_path, cache))
   assert_same(whole, tmp_path, (*FILES, "parameters.npz"))
 
@@ -116,11 +114,9 @@ def test_what_fails_in_one_process_fails_in_all_and_the_run_goes_on(tmp_path, ca
 def test_a_run_goes_on_with_another_mesh_and_fewer_processes(tmp_path, cache):
   several.run(tmp_path / "whole", "copied", processes=1, devices=2, **cache)
   folder = tmp_path / "run"
-  for case, processes, said in (("split", 2, "step 1"), ("copied", 2, "step 3")):
-    module = "tests.training.several"
-    started = several.start(module, str(folder), case, processes=processes, **cache)
-    several.stop(started, process=0, said=said, number=signal.SIGTERM)
-    assert [each.returncode for each in started] == [0] * processes
+  for case, stop in (("split", "process 0, step 1"), ("copied", "process 1, step 3")):
+    said = several.run(folder, case, processes=2, devices=1, TERMINATE=stop, **cache)
+    assert all(text.endswith("stopped\n") for text in said)
   several.run(folder, "copied", processes=1, devices=2, **cache)
   assert_close(tmp_path / "whole", folder)
 
