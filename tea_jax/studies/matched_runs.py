@@ -20,7 +20,7 @@ from tea_jax.models.policy import Policy
 from tea_jax.models.weights.load import load_policy
 from tea_jax.rewards import RewardFunction
 from tea_jax.runs import build
-from tea_jax.runs.config import RunConfig, to_dict
+from tea_jax.runs.config import RunConfig
 from tea_jax.runs.datasets import Splits, encode, load_splits
 from tea_jax.runs.plan import decode_memory
 from tea_jax.runs.presets import Preset
@@ -164,10 +164,7 @@ def evaluate_parameters(
     prompt_length=max(map(len, prompts.tokens)),
     mesh=build.run_mesh(config),
   ).engine
-  trained = None if folder.name == BASE else {"steps": config.steps}
-  if trained is not None:
-    trained |= {group: to_dict(getattr(config, group)) for group in ("optimizer", "objective")}
-  about = {"name": folder.name, "model": config.model.name, "trained": trained}
+  about = {"name": folder.name, "model": config.model.name}
   return evaluate_engine(
     engine, params, prompts, reward, config, folder=folder, about=about, progress=progress
   )
