@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tea_jax.models.digest import _bit_sum, parameters_digest
+from tea_jax.models.digest import bit_sum, parameters_digest
 
 DTYPES = ("float32", "bfloat16", "float16", "int8", "uint32")
 
@@ -33,7 +33,7 @@ def by_hand(values: np.ndarray) -> int:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sum_of_bits_is_the_exact_one_of_integers(dtype):
   values = weights(dtype)
-  assert int(_bit_sum(values)) == by_hand(np.asarray(values))
+  assert int(bit_sum(values)) == by_hand(np.asarray(values))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -179,7 +179,7 @@ def test_best_weights_of_kept_checkpoints_stay_until_they_are_gone(tmp_path, pol
 
   def watch(step, record):
     folder = tmp_path / "run" / "best_policy"
-    kept[step] = {int(p.name) for p in folder.glob("*")}
+    kept[step] = {int(p.name) for p in folder.iterdir() if p.is_dir()}
 
   # A reward that rises at every call makes every validation the best so far.
   scores = iter(range(1000))
