@@ -12,7 +12,7 @@ import numpy as np
 
 from tea_jax.evaluation.report_tables import markdown_table
 from tea_jax.studies.alignment.stored import cosine_table, pools_table
-from tea_jax.studies.compute_aligned.answer_curves import curve_table
+from tea_jax.studies.compute_aligned.answer_curves import curve_table, difference_table
 from tea_jax.studies.compute_aligned.stored import protein_table
 from tea_jax.studies.gaussian_tail.stored import diagnostic_table
 from tea_jax.studies.kl_frontier.report import load_frontier, noise_table, share_table
@@ -40,6 +40,11 @@ WEAKER = ("grpo, KL coefficient 1.4", "grpo, KL coefficient 1")
 
 def stored(name: str) -> StoredComparison:
   return StoredComparison(RESULTS / f"{name}.json", BUDGETS)
+
+
+def supervised_table(name: str) -> str:
+  found = read(f"cat_sft/{name}")
+  return curve_table(found["curves"], found["budgets"], metric="pass")
 
 
 def searches(name: str) -> dict[str, Any]:
@@ -209,9 +214,11 @@ TABLES: dict[str, Callable[[], str]] = {
     read("cat_protein/proteins"), against="grpo:normalize=true"
   ),
   "proteins_same_kl": lambda: protein_table(read("cat_protein/same_kl")),
-  "supervised_sums": lambda: curve_table(
-    read("cat_sft/branches")["curves"], read("cat_sft/branches")["budgets"], metric="pass"
+  "supervised_sums": lambda: supervised_table("branches"),
+  "supervised_sums_minus": lambda: difference_table(
+    read("cat_sft/branches")["minus_first"], read("cat_sft/branches")["budgets"], metric="pass"
   ),
+  "supervised_sums_one_seed": lambda: supervised_table("one_seed"),
   "law_errors": lambda: error_table(read("scaling_law_smollm2/results")),
   "toy_gain": lambda: toy_table(searches("toy/toy"), "gain"),
   "toy_regret": lambda: toy_table(searches("toy/toy"), "regret"),
