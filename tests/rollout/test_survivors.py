@@ -1,6 +1,7 @@
 """Rows that go on after most have ended: where they move, and that they draw the same tokens."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig
-from tea_jax.rollout.survivors import fits, plan_move
+from tea_jax.rollout.survivors import fits, moved, plan_move
 from tests.models import tiny
 
 SMALL = dataclasses.replace(tiny.LLAMA, num_layers=1)
@@ -31,6 +32,29 @@ def test_survivors_move_where_they_fit_into_half_the_places(live, fit):
     np.testing.assert_array_equal(np.sort(move.rows[move.kept]), np.flatnonzero(~done.reshape(-1)))
     blocks = np.repeat(move.blocks, 4)
     np.testing.assert_array_equal(blocks[move.kept], move.rows[move.kept] // 8)
+
+
+class Rows(NamedTuple):
+  """What `moved` needs of a `DecodeState`."""
+
+  step: jax.Array
+  done: jax.Array
+  tokens: jax.Array
+
+
+def test_rows_take_their_own_along_and_places_left_over_are_done():
+  done = np.array([0, 1, 1, 0, 1, 1, 1, 0], bool)  # two blocks of four; 0, 3 and 7 go on
+  move = plan_move(done, 2, 2)
+  assert move is not None
+  state = Rows(jnp.int32(5), jnp.asarray(done), jnp.arange(8))
+  uniforms = jnp.arange(3 * 8 * 2).reshape(3, 8, 2)
+  after, lengths, cache, drawn = moved(
+    state, jnp.array([10, 20]), jnp.array([[1], [2]]), uniforms, move
+  )
+  assert after.tokens[:3].tolist() == [0, 3, 7]
+  assert after.done.tolist() == [False, False, False, True]
+  assert (int(after.step), lengths.tolist(), cache.tolist()) == (5, [10, 20], [[1], [2]])
+  np.testing.assert_array_equal(drawn[:, :3], uniforms[:, [0, 3, 7]])
 
 
 @pytest.mark.parametrize("prompts, rollouts", [(4, 8), (3, 5), (1, 1)])

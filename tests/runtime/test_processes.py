@@ -63,6 +63,12 @@ def main() -> None:
     outcome(lambda: processes.require_same({"seed": 1}, "the config")),
     outcome(stopped),
   ]
+  # A process that fails itself raises its very error, with the place that it came from.
+  mine = ValueError("own")
+  try:
+    fail_in(1, mine)
+  except ValueError as error:
+    told["own error"] = error is mine
   processes.exchange()  # nobody leaves before
   print(json.dumps(told))
 
@@ -73,6 +79,7 @@ def test_two_processes_know_and_raise_the_same():
   started = several.start("tests.runtime.test_processes", processes=2)
   first, second = (json.loads(text.splitlines()[-1]) for text in several.outputs(started))
   assert [first.pop("first"), second.pop("first")] == [True, False]
+  assert [first.pop("own error"), second.pop("own error")] == [False, True]
   assert first["exchange"] == [{"from": 0, "text": ""}, {"from": 1, "text": "x" * 300}]
   assert repr(first["agree"]) == "[0.1, nan, [0, 1]]"
   assert first["on_first"] == "of 0"
