@@ -19,11 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from tea_jax.models.policy import Policy
-from tea_jax.rewards.remote import ServerBusy, filled_header, import_clients
+from tea_jax.runtime.http_client import (
+  ServerBusy,
+  check_address,
+  filled_header,
+  import_clients,
+  retrying,
+)
 from tea_jax.runtime.secrets import printable, public_text, public_url
 
 Verdict = Literal["first", "second", "tie", "refused", "unreadable"]
 
+_CLIENTS = "a judge behind HTTP"
 PLACEHOLDERS = ("prompt", "first", "second")
 _LETTERS: dict[str, Verdict] = {"A": "first", "B": "second", "C": "tie"}
 _MARKED = re.compile(r"\[\[\s*([ABC])\s*\]\]", re.IGNORECASE)
@@ -116,12 +123,11 @@ class ChatJudge:
   first_pause: float = 1.0
 
   def __post_init__(self):
-    if not self.url.startswith(("http://", "https://")):
-      raise ValueError(f"url={public_url(self.url)!r} must start with http:// or https://")
+    check_address(self.url)
     for name in ("max_tokens", "concurrency", "attempts"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-    import_clients()
+    import_clients(_CLIENTS)
 
   @property
   def name(self) -> str:
@@ -129,19 +135,14 @@ class ChatJudge:
     return f"{self.model} at {public_url(self.url)}, temperature {self.temperature:g}"
 
   def __call__(self, messages: Sequence[str]) -> list[Reply]:
-    httpx, tenacity = import_clients()
+    httpx, _ = import_clients(_CLIENTS)
     headers = {name: filled_header(name, value) for name, value in self.headers.items()}
-    retrying = tenacity.Retrying(
-      stop=tenacity.stop_after_attempt(self.attempts),
-      wait=tenacity.wait_exponential(multiplier=self.first_pause, max=30.0),
-      retry=tenacity.retry_if_exception_type((httpx.TransportError, ServerBusy)),
-      reraise=True,
-    )
+    again = retrying(_CLIENTS, attempts=self.attempts, first_pause=self.first_pause)
     with (
       httpx.Client(timeout=self.timeout, headers=headers) as client,
       ThreadPoolExecutor(self.concurrency) as threads,
     ):
-      return list(threads.map(lambda message: retrying(self._ask, client, message), messages))
+      return list(threads.map(lambda message: again(self._ask, client, message), messages))
 
   def _ask(self, client: Any, message: str) -> Reply:
     body = {

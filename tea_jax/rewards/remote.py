@@ -12,19 +12,26 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import queue
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from tea_jax.runtime.extras import extra
+from tea_jax.runtime.http_client import (
+  ServerBusy,
+  check_address,
+  check_status,
+  check_timeout,
+  filled_header,
+  import_clients,
+  retrying,
+)
 from tea_jax.runtime.secrets import HIDDEN, brief, public_text, public_url
 
 logger = logging.getLogger(__name__)
 
+_CLIENTS = "a reward or judge behind HTTP"
 _LARGEST_ANSWER = 64 * 2**20  # bytes
 
 
@@ -69,13 +76,11 @@ class RemoteReward:
     ):
       if value < least:
         raise ValueError(f"{option}={value} must be at least {least}")
-    if not url.startswith(("http://", "https://")):
-      raise ValueError(f"url={public_url(url)!r} must start with http:// or https://")
+    check_address(url)
     if HIDDEN in url:
       raise ValueError(f"{url} is an address whose secrets were left out; give it again")
-    if not 0 < timeout < float("inf"):
-      raise ValueError(f"timeout={timeout} must be positive and finite")
-    self._httpx, self._tenacity = import_clients()
+    check_timeout(timeout)
+    self._httpx, _ = import_clients(_CLIENTS)
     self.url = url
     self.batch_size = batch_size
     self.columns = tuple(columns)
@@ -149,17 +154,16 @@ class RemoteReward:
       "completions": [row["completion"] for row in rows],
       "columns": {name: [row["columns"][name] for row in rows] for name in self.columns},
     }
-    tenacity = self._tenacity
     first, longest = self._pauses
-    retrying = tenacity.Retrying(
-      stop=tenacity.stop_after_attempt(self._attempts),
-      wait=tenacity.wait_exponential(multiplier=first, min=first, max=longest),
-      retry=tenacity.retry_if_exception_type((self._httpx.TransportError, ServerBusy)),
-      reraise=True,
+    again = retrying(
+      _CLIENTS,
+      attempts=self._attempts,
+      first_pause=first,
+      longest_pause=longest,
       before_sleep=self._say_retry,
     )
     try:
-      return retrying(self._within_timeout, body)
+      return again(self._within_timeout, body)
     except Exception as error:
       failure = RuntimeError(
         f"{public_url(self.url)} gave no scores for {len(rows)} completions: "
@@ -216,10 +220,7 @@ class RemoteReward:
         if len(received) > _LARGEST_ANSWER:
           raise ValueError(f"the answer has more than {_LARGEST_ANSWER >> 20} MB")
     text = received[:400].decode("utf-8", "replace")[:200]
-    if answer.status_code == 429 or answer.status_code >= 500:
-      raise ServerBusy(f"status {answer.status_code}: {text}")
-    if not 200 <= answer.status_code < 300:
-      raise ValueError(f"status {answer.status_code}: {text}")
+    check_status(answer.status_code, text)
     try:
       scores = json.loads(received)["scores"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -233,31 +234,5 @@ class RemoteReward:
     return scores
 
 
-class ServerBusy(Exception):
-  """An answer that may be different next time."""
-
-
-def filled_header(name: str, value: str) -> str:
-  """A header's value with `${NAME}` replaced from the environment."""
-  if not isinstance(value, str):
-    raise ValueError(f"the header {name} must be a text, not {type(value).__name__}")
-  if HIDDEN in value:
-    raise ValueError(f"the header {name} was left out of what was stored; give it again")
-
-  def variable(match: re.Match[str]) -> str:
-    if match[1] not in os.environ:
-      raise ValueError(f"the header {name} needs the environment variable {match[1]}")
-    return os.environ[match[1]]
-
-  return re.sub(r"\$\{(\w+)\}", variable, value)
-
-
 def _digest(row: dict[str, Any]) -> bytes:
   return hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).digest()
-
-
-def import_clients():
-  with extra("rewards", "a reward or judge behind HTTP"):
-    import httpx
-    import tenacity
-  return httpx, tenacity

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from typing import Any
 
-from tea_jax.runtime.extras import extra
+from tea_jax.runtime.http_client import (
+  check_address,
+  check_status,
+  check_timeout,
+  filled_header,
+  import_clients,
+  retrying,
+)
 from tea_jax.runtime.secrets import printable, public_text, public_url
 
 logger = logging.getLogger(__name__)
 
+_CLIENTS = "a completions server"
+
 
 class CompletionsError(OSError):
   """A server gave no completions, in spite of retries or at once."""
-
-
-class _Busy(Exception):
-  """An answer that may be different next time."""
 
 
 class CompletionsClient:
@@ -48,22 +52,18 @@ class CompletionsClient:
     """
     if attempts < 1:
       raise ValueError(f"attempts={attempts} must be at least 1")
-    if not url.startswith(("http://", "https://")):
-      raise ValueError(f"url={public_url(url)!r} must start with http:// or https://")
-    if not 0 < timeout < float("inf"):
-      raise ValueError(f"timeout={timeout} must be positive and finite")
-    with extra("rewards", "a completions server"):
-      import httpx
-      import tenacity
+    check_address(url)
+    check_timeout(timeout)
+    httpx, _ = import_clients(_CLIENTS)
     self.root = url.rstrip("/").removesuffix("/completions").removesuffix("/v1")
     self.url = f"{self.root}/v1/completions"
-    filled = {name: os.path.expandvars(value) for name, value in (headers or {}).items()}
+    filled = {name: filled_header(name, value) for name, value in (headers or {}).items()}
     self._client = httpx.Client(timeout=timeout, headers=filled)
-    self._retrying = tenacity.Retrying(
-      stop=tenacity.stop_after_attempt(attempts),
-      wait=tenacity.wait_exponential(multiplier=first_pause, min=first_pause, max=longest_pause),
-      retry=tenacity.retry_if_exception_type((httpx.TransportError, _Busy)),
-      reraise=True,
+    self._retrying = retrying(
+      _CLIENTS,
+      attempts=attempts,
+      first_pause=first_pause,
+      longest_pause=longest_pause,
       before_sleep=self._say_retry,
     )
 
@@ -102,11 +102,7 @@ class CompletionsClient:
 
   def _post(self, url: str, body: Mapping[str, Any]) -> Any:
     answer = self._client.post(url, json=body)
-    said = answer.text[:200]
-    if answer.status_code == 429 or answer.status_code >= 500:
-      raise _Busy(f"status {answer.status_code}: {said}")
-    if not 200 <= answer.status_code < 300:
-      raise ValueError(f"status {answer.status_code}: {said}")
+    check_status(answer.status_code, answer.text[:200])
     return answer
 
   def _post_completion(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
