@@ -11,10 +11,8 @@ import dataclasses
 import pathlib
 import sys
 
-import yaml
-
 from experiments import command
-from tea_jax.runs.config import read_config, to_dict
+from tea_jax.runs.config import read_config
 from tea_jax.runs.flags import parse_tree
 from tea_jax.runs.supervised import SupervisedConfig
 from tea_jax.runtime.compilation import enable_compilation_cache
@@ -45,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def work(arguments: list[str]) -> None:
   config, only_show = parse(arguments)
-  print(yaml.safe_dump(to_dict(config), sort_keys=False), flush=True)
+  command.show_settings(config, {"seed": str(config.seed)})
   if only_show:
     print(f"objective: {config.objective.name}, weights of {config.objective.strategy}")
     return
