@@ -1,5 +1,6 @@
 """What one device of four decodes; four CPU devices are forced in another process."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -9,27 +10,14 @@ import numpy as np
 import pytest
 
 from tea_jax.models.causal_lm import init_params
-from tea_jax.models.config import ModelConfig
 from tea_jax.models.policy import Policy
 from tea_jax.models.sharding import make_mesh, param_shardings
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.rollout.sampling import SamplingConfig
+from tests.training import forced_devices
 from tests.training.forced_devices import run_on_four_devices
 
-MODEL = ModelConfig(
-  architecture="Llama",
-  vocab_size=512,
-  hidden_size=64,
-  intermediate_size=192,
-  num_layers=2,
-  num_heads=8,
-  num_kv_heads=4,
-  head_dim=16,
-  max_positions=64,
-  eos_token_ids=(0,),
-  pad_token_id=0,
-  tie_embeddings=True,
-)
+MODEL = dataclasses.replace(forced_devices.MODEL, num_heads=8, num_kv_heads=4)
 PROMPTS, ROLLOUTS, LENGTH = 4, 8, 16
 CASES = {
   "one": {},

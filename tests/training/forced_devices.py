@@ -5,7 +5,24 @@ import pathlib
 import subprocess
 import sys
 
+from tea_jax.models.config import ModelConfig
+
 ROOT = pathlib.Path(__file__).parents[2]
+# Large enough that its matrix products, and not the rest, are what a device computes.
+MODEL = ModelConfig(
+  architecture="Llama",
+  vocab_size=512,
+  hidden_size=64,
+  intermediate_size=192,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=16,
+  max_positions=64,
+  eos_token_ids=(0,),
+  pad_token_id=0,
+  tie_embeddings=True,
+)
 
 
 def run_on_four_devices(module: str, folder: pathlib.Path) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tea_jax.models.causal_lm import init_params
-from tea_jax.models.config import ModelConfig
 from tea_jax.models.policy import Policy
 from tea_jax.models.sharding import make_mesh, param_shardings
 from tea_jax.rollout.sampling import SamplingConfig
@@ -17,22 +16,8 @@ from tea_jax.runs.objective import ObjectiveConfig
 from tea_jax.runs.optimizer import OptimizerConfig
 from tea_jax.training.learner import make_learner, place
 from tea_jax.training.update import Batch
-from tests.training.forced_devices import run_on_four_devices
+from tests.training.forced_devices import MODEL, run_on_four_devices
 
-MODEL = ModelConfig(
-  architecture="Llama",
-  vocab_size=512,
-  hidden_size=64,
-  intermediate_size=192,
-  num_layers=2,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=16,
-  max_positions=64,
-  eos_token_ids=(0,),
-  pad_token_id=0,
-  tie_embeddings=True,
-)
 ROLLOUTS, PROMPT, COMPLETION = 8, 8, 16
 CASES = {
   "one": (8, 0, {}),
