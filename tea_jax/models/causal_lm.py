@@ -134,6 +134,11 @@ def abstract_params(config: ModelConfig) -> Params:
   return jax.eval_shape(lambda: pure_params(CausalLM(config, rngs=nnx.Rngs(jax.random.key(0)))))
 
 
+def num_parameters(tree: Any) -> int:
+  """Numbers in all arrays, or shapes of arrays, of a tree."""
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
 def embed_tokens(
   config: ModelConfig, params: Params, tokens: Int[Array, "*batch"], positions: Array, dtype: Any
 ) -> Float[Array, "*batch D"]:

@@ -13,10 +13,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tea_jax.models.causal_lm import Params, abstract_params
+from tea_jax.models.causal_lm import Params, abstract_params, num_parameters
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.layers import fuse_projections
 from tea_jax.models.sharding import ShardingRules, param_shardings
@@ -34,7 +33,7 @@ def copies_weights(config: ModelConfig, dtype: Any, tensor: int) -> bool:
   They do on a CPU, whose devices share the host's memory.
   """
   limit = device_limit_bytes()
-  count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(abstract_params(config)))
+  count = num_parameters(abstract_params(config))
   return limit is None or count * jnp.dtype(dtype).itemsize // tensor <= _SHARE * limit
 
 

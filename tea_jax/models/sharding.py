@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tea_jax.models.config import ModelConfig
 
@@ -162,6 +162,11 @@ def row_shards(mesh: Mesh | None, rules: ShardingRules = ShardingRules()) -> int
   return 1 if mesh is None else _extent(mesh, rules.batch)
 
 
+def parts_of_rows(rows: NamedSharding | None) -> int:
+  """Parts into which a sharding splits its leading axis; 1 without one."""
+  return 1 if rows is None else _extent(rows.mesh, rows.spec[0])
+
+
 def constrain_rows(x: jax.Array, mesh: Mesh | None) -> jax.Array:
   """Keeps the leading axis of an activation split over the devices, where it divides."""
   if mesh is None or x.shape[0] % row_shards(mesh):
@@ -173,5 +178,5 @@ def _names(entry: MeshAxes) -> tuple[str, ...]:
   return () if entry is None else (entry,) if isinstance(entry, str) else entry
 
 
-def _extent(mesh: Mesh, entry: MeshAxes) -> int:
+def _extent(mesh: Mesh | AbstractMesh, entry: MeshAxes) -> int:
   return math.prod(mesh.shape[name] for name in _names(entry))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from tea_jax.models.attention import AttentionKind
 from tea_jax.models.causal_lm import Params, logits
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.decoding import Cache, decode_step, empty_cache, prefill
+from tea_jax.models.sharding import parts_of_rows
 from tea_jax.rollout.sampling import Sample, SamplingConfig, sample
 from tea_jax.rollout.survivors import fits
 
@@ -55,15 +55,6 @@ class DecodeProgram:
   stop_tokens: tuple[int, ...]
   rows: NamedSharding | None = None
 
-  @property
-  def shards(self) -> int:
-    """Parts into which the devices split the rows."""
-    if self.rows is None:
-      return 1
-    axes = self.rows.spec[0]
-    names = (axes,) if isinstance(axes, str) else axes
-    return math.prod(self.rows.mesh.shape[name] for name in names)
-
   def start(
     self,
     params: Params,
@@ -79,7 +70,7 @@ class DecodeProgram:
     length: int,
   ) -> tuple[DecodeState, Cache, Float[Array, "T_c R 2"]]:
     """Prefills, draws every uniform of the batch, and samples the first tokens."""
-    if self.rows is not None and tokens.shape[0] % self.shards == 0:
+    if self.rows is not None and tokens.shape[0] % parts_of_rows(self.rows) == 0:
       tokens = jax.lax.with_sharding_constraint(tokens, self.rows)
     filled = prefill(
       self.config, params, tokens, lengths, dtype=self.dtype, attention=self.attention
@@ -155,7 +146,7 @@ class DecodeProgram:
       return cache
     mesh, (rows, heads) = self.rows.mesh, cache[0].key.shape[:2]
     spec = PartitionSpec(
-      self.rows.spec[0] if rows % self.shards == 0 else None,
+      self.rows.spec[0] if rows % parts_of_rows(self.rows) == 0 else None,
       "tensor" if heads % mesh.shape["tensor"] == 0 else None,
     )
     return jax.lax.with_sharding_constraint(cache, NamedSharding(mesh, spec))

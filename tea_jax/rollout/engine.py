@@ -21,7 +21,7 @@ from jaxtyping import Array
 from tea_jax.models.causal_lm import Params
 from tea_jax.models.decode_sharding import copies_weights, decode_weights_on
 from tea_jax.models.policy import Policy
-from tea_jax.models.sharding import ShardingRules, batch_sharding
+from tea_jax.models.sharding import ShardingRules, batch_sharding, parts_of_rows
 from tea_jax.rollout.cache import DEFAULT_MEMORY, batch_shape, bucket
 from tea_jax.rollout.decode_batch import decode_to_the_end, fetched
 from tea_jax.rollout.decode_loop import DecodeProgram, DecodeState, compiled
@@ -183,11 +183,6 @@ class RolloutEngine:
     return weights, weights
 
   @property
-  def row_shards(self) -> int:
-    """Parts into which the devices split the rows, where they divide."""
-    return dataclasses.replace(self._program, rows=self.rows).shards
-
-  @property
   def completion_bucket(self) -> int:
     """T_c of the compiled loop and of the result."""
     return bucket(self.sampling.max_completion_length, smallest=_SMALLEST_COMPLETION)
@@ -231,7 +226,7 @@ class RolloutEngine:
       completion_length=self.completion_bucket,
       item_size=self.policy.dtype.itemsize,
       # Devices decode their shares of the rows in their own memory.
-      memory=self.memory * self.row_shards,
+      memory=self.memory * parts_of_rows(self.rows),
       max_rows=self.max_rows,
     )
     return [
@@ -242,11 +237,10 @@ class RolloutEngine:
 
   def _compiled(self, rows: int) -> tuple[Callable, Callable]:
     """Of the decode program for so many rows."""
-    for places in (self.rows, self._rows_of_copies):
-      program = dataclasses.replace(self._program, rows=places)
-      if rows % program.shards == 0:
-        return compiled(program)
-    return compiled(self._program)
+    divides = (
+      each for each in (self.rows, self._rows_of_copies) if rows % parts_of_rows(each) == 0
+    )
+    return compiled(dataclasses.replace(self._program, rows=next(divides, None)))
 
   def _generate_batch(
     self,

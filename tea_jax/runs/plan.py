@@ -8,12 +8,11 @@ larger with recomputation and 15 % larger without; the process needs about 1 GB 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import numpy as np
 
-from tea_jax.models.causal_lm import abstract_params
+from tea_jax.models.causal_lm import abstract_params, num_parameters
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.decode_sharding import copies_weights
 from tea_jax.models.fused_head import default_chunk
@@ -73,11 +72,11 @@ def estimate_memory(
     2 if dtype == "bfloat16" else 4
     for dtype in (config.model.compute_dtype, config.model.param_dtype)
   )
-  total = _count(abstract_params(model))
+  total = num_parameters(abstract_params(model))
   lora = config.model.lora
   trained = total
   if lora is not None:
-    trained = _count(jax.eval_shape(lambda: init_adapters(model, lora, jax.random.key(0))))
+    trained = num_parameters(jax.eval_shape(lambda: init_adapters(model, lora, jax.random.key(0))))
   split = config.mesh.fsdp * config.mesh.tensor
   copies = config.mesh.data if config.mesh.data > 0 else max(1, num_devices // split)
   shards = copies * config.mesh.fsdp
@@ -157,10 +156,6 @@ def _decode_memory(config: RunConfig, taken: dict[str, int]) -> int:
   reward_model = any("/" in name and ":" not in name for name in config.reward.functions)
   left = limit - sum(taken.values())
   return max(DEFAULT_MEMORY // 8, int(left * (0.4 if reward_model else 0.8)))
-
-
-def _count(tree: Any) -> int:
-  return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
 def _activation_bytes(

@@ -23,6 +23,7 @@ from tea_jax.advantages import GroupRule
 from tea_jax.data import PromptIterator, columns_digest
 from tea_jax.evaluation.best_of_n import top_mean
 from tea_jax.evaluation.scoring import Scorer, Scores, sample_record
+from tea_jax.models.causal_lm import num_parameters
 from tea_jax.models.digest import parameters_digest
 from tea_jax.models.policy import Policy
 from tea_jax.rewards import RewardError, RewardFunction
@@ -180,7 +181,7 @@ class Run:
     self.told_ties = False
     self.advantages = AdvantageStep(self.rule, answer=parts.answer)
     start = parts.policy.params
-    self.num_params = sum(leaf.size for leaf in jax.tree.leaves(start))
+    self.num_params = num_parameters(start)
     self.reference = start if parts.objective.needs_reference else None
     self.identity = {
       "reward": code_identity(parts.reward),
