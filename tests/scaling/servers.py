@@ -33,10 +33,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     elif action == "no tokens":
       choices = [choice.pop("logprobs") for choice in choices]
     data = b"<html>" if action == "html" else json.dumps(answer).encode()
-    self.send_response(status)
-    self.send_header("Content-Length", str(len(data)))
-    self.end_headers()
-    self.wfile.write(data)
+    with contextlib.suppress(ConnectionError):  # the client of a slow answer has gone
+      self.send_response(status)
+      self.send_header("Content-Length", str(len(data)))
+      self.end_headers()
+      self.wfile.write(data)
 
   def choice(self, body, i):
     start = body["prompt"].count(" ")
