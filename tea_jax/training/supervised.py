@@ -112,10 +112,11 @@ class SupervisedRun:
   ):
     self.config, self.folder = config, folder
     console = console or Console()
+    # Before the model, which takes longer to read.
+    splits = splits or load_pair_splits(config.data)
     loaded = policy or load_run_policy(config)
     self.policy = with_param_dtype(loaded, config.model.param_dtype)
     self.mesh = run_mesh(config)
-    splits = splits or load_pair_splits(config.data)
     self.pairs = encode_run_pairs(splits["train"], self.policy, config.data)
     self.validation = EncodedPairs([], [], [])
     if config.validation_every and splits.get("validation"):
