@@ -10,6 +10,7 @@ from tea_jax.advantages import AdvantageSpec
 from tea_jax.runs import flags
 from tea_jax.runs.config import RunConfig, load_config, save_config
 from tea_jax.runs.groups import RolloutConfig
+from tests.training import tiny
 
 
 def parsed(words, default=None):
@@ -183,7 +184,10 @@ def test_every_script_takes_a_rule_from_a_users_file(user_file, capsys):
   spec = AdvantageSpec("my_rule.py:signed", {"margin": 0.5})
   config, _ = train.parse(["--advantage.name", "my_rule.py:signed", "--advantage.margin", "0.5"])
   assert config.advantage == spec
-  words = "--preset quickstart --dry-run --rules grpo my_rule.py:signed:margin=0.5"
+  tiny.policy().save_pretrained("model")
+  words = (
+    "--preset quickstart --dry-run --model.name model --rules grpo my_rule.py:signed:margin=0.5"
+  )
   assert compare.main(words.split()) == 0
   assert "rule: my_rule.py:signed(margin=0.5)" in capsys.readouterr().out
   words = ["--synthetic", "--rules", "my_rule.py:signed:margin=0.5"]
