@@ -47,7 +47,9 @@ _SHOWN = (
   ("time/rollout", "rollout s"),
   ("time/update", "update s"),
   ("time/step", "step s"),
+  ("time/compile", "of it compiling"),
 )
+_BRIEF_COMPILE = 1.0  # seconds; less is not told
 
 
 _LIVE_ROWS = 12
@@ -132,7 +134,7 @@ class RunLog:
     folder = pathlib.Path(folder)
     offsets = offsets or {}
     self._logs = {n: JsonlLog(folder / n, offset=offsets.get(n, 0)) for n in self.FILES}
-    self._steps = steps
+    self._steps, self._first_step = steps, first_step
     self._console = console or Console()
     self._rows: list[dict[str, Any]] = []
     self._countdown = Countdown(first_step)
@@ -150,6 +152,13 @@ class RunLog:
     """One line to the user, above the live table."""
     self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
+  def starting(self) -> None:
+    """Tells why the first step of a process is slow, if there is a step to go."""
+    if self._first_step < self._steps:
+      self.say(
+        f"step {self._first_step + 1}: compiling first; the programs are kept for later runs"
+      )
+
   def step(self, step: int, metrics: Mapping[str, Any], timings: Mapping[str, Any]) -> None:
     """Writes one step everywhere."""
     self._logs["metrics.jsonl"].append({"step": step, **metrics})
@@ -162,6 +171,8 @@ class RunLog:
     }
     for logger in self._loggers:
       logger.log(step, numbers)
+    if everything.get("time/compile", 0.0) < _BRIEF_COMPILE:
+      everything.pop("time/compile", None)
     self._rows = [*self._rows, {"step": step, **everything}][-_LIVE_ROWS:]
     if self._live is not None:
       self._live.update(self._table(step), refresh=True)
@@ -199,6 +210,7 @@ class _OtherLog(RunLog):
 
   def __init__(self) -> None:
     self._logs, self._loggers, self._live = {}, [], None
+    self._steps = self._first_step = 0
 
   def say(self, sentence: str) -> None:
     del sentence

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tea_jax.runtime.compilation import compile_seconds
+
 
 class Clock:
   """Seconds of each part of a step; what no part of the model or the reward took is overhead."""
@@ -13,6 +15,7 @@ class Clock:
   def __init__(self):
     self._parts: dict[str, float] = {}
     self._started = time.perf_counter()
+    self._compiled = compile_seconds()
 
   @contextmanager
   def __call__(self, part: str) -> Iterator[None]:
@@ -28,6 +31,7 @@ class Clock:
     return {
       **{f"time/{part}": seconds for part, seconds in self._parts.items()},
       "time/step": step,
+      "time/compile": compile_seconds() - self._compiled,
       "tokens_per_second/rollout": num_tokens / self._parts["rollout"],
       "tokens_per_second/update": num_tokens / self._parts["update"],
       "overhead_frac": (step - busy) / step,

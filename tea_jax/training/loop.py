@@ -252,6 +252,7 @@ class Run:
     if self.pending is not None:
       metrics, timings = self.pending
       self._finish_step(self.first_step - 1, metrics, timings, on_step)
+    self.log.starting()
     for step in range(self.first_step, self.parts.steps):
       before, offsets = self.state, self.log.offsets()
       profiled = processes.is_first() and step + 1 in self.parts.logging.profile_steps

@@ -30,6 +30,7 @@ from tea_jax.runs.folder import RunFolder
 from tea_jax.runs.log import RunLog, read_jsonl
 from tea_jax.runs.state import Best, State, restore_state, save_state
 from tea_jax.runs.supervised import SupervisedConfig
+from tea_jax.runtime.compilation import compile_seconds
 from tea_jax.runtime.memory import return_free_memory
 from tea_jax.training.learner import place
 from tea_jax.training.metrics import memory_metrics
@@ -172,6 +173,7 @@ class SupervisedRun:
   def train(self, on_step: OnStep | None = None) -> SupervisedResult:
     """Runs the remaining steps and writes the finished policy."""
     every = self.config.checkpoint.every
+    self.log.starting()
     for step in range(self.first_step, self.num_steps):
       before, offsets = self.state, self.log.offsets()
       try:
@@ -203,7 +205,7 @@ class SupervisedRun:
 
   def step(self, step: int) -> tuple[dict[str, Any], dict[str, float]]:
     """One update; returns what the seed decides and what the clock says."""
-    started = time.perf_counter()
+    started, compiled = time.perf_counter(), compile_seconds()
     chosen = next(self.iterator)
     keys = None
     if self.config.objective.draws_rivals:
@@ -245,6 +247,7 @@ class SupervisedRun:
     }
     timings = {
       "time/step": seconds,
+      "time/compile": compile_seconds() - compiled,
       "tokens_per_second/update": int(batch.lengths.sum()) / seconds,
       **memory_metrics(),
     }

@@ -67,6 +67,28 @@ def test_a_terminal_shows_one_line_a_step(tmp_path):
   assert line.endswith(" left  reward 0.5123  grad norm 2  step s 1.5")
 
 
+def test_the_first_step_of_a_process_tells_that_it_compiles_and_how_long_it_took(tmp_path):
+  console = tiny.console()
+  log = RunLog(tmp_path, LoggingConfig(), steps=3, first_step=1, console=console)
+  log.starting()
+  log.step(1, {}, {"time/step": 9.0, "time/compile": 7.5})
+  log.step(2, {}, {"time/step": 1.5, "time/compile": 0.01})
+  log.close()
+  begins, first, second = console.file.getvalue().splitlines()
+  assert begins.startswith("step 2: compiling")
+  assert first.endswith("step s 9  of it compiling 7.5")
+  assert second.endswith("step s 1.5")
+  assert [line["time/compile"] for line in read_jsonl(tmp_path / "timings.jsonl")] == [7.5, 0.01]
+
+
+def test_a_finished_run_compiles_nothing_and_says_nothing_of_it(tmp_path):
+  console = tiny.console()
+  log = RunLog(tmp_path, LoggingConfig(), steps=3, first_step=3, console=console)
+  log.starting()
+  log.close()
+  assert console.file.getvalue() == ""
+
+
 def test_a_live_table_shows_the_last_steps(tmp_path):
   console = tiny.console()
   console._force_terminal = True

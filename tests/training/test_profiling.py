@@ -23,6 +23,13 @@ def test_chosen_steps_are_traced_and_shares_of_the_peak_logged(tmp_path):
   assert seen["utilization/rollout"] > 0
 
 
+def test_the_first_step_of_new_shapes_compiles_and_later_ones_do_not(tmp_path):
+  seconds = []
+  config = tiny.config(tmp_path / "run", steps=3, sampling={"max_completion_length": 5}, logging={})
+  tiny.run(config, tiny.policy(), on_step=lambda _, record: seconds.append(record["time/compile"]))
+  assert seconds[0] > 10 * seconds[2]
+
+
 def test_steps_are_counted_from_one():
   with pytest.raises(ValueError, match="counted from 1"):
     LoggingConfig(profile_steps=(0,))
