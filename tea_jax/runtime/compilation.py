@@ -78,14 +78,8 @@ def compile_seconds() -> float:
 @functools.cache
 def _compile_times() -> dict[str, float]:
   """Stage of compilation -> seconds; JAX adds to it from now on."""
-  seconds = dict.fromkeys(
-    (
-      "/jax/core/compile/jaxpr_trace_duration",
-      "/jax/core/compile/jaxpr_to_mlir_module_duration",
-      "/jax/core/compile/backend_compile_duration",
-    ),
-    0.0,
-  )
+  stages = ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
+  seconds = {f"/jax/core/compile/{stage}_duration": 0.0 for stage in stages}
 
   def listen(event: str, duration: float, **_: object) -> None:
     if event in seconds:
