@@ -62,9 +62,9 @@ def enable_compilation_cache(path: str | os.PathLike | None = None) -> pathlib.P
 
 
 def compile_seconds() -> float:
-  """Seconds that JAX has spent tracing, lowering and compiling here since the first call.
+  """Seconds that JAX has spent lowering and compiling in this process since the first call.
 
-  Programs read from the cache count with the time of the reading.
+  Programs read from the cache count with the time of the reading. Traces nest, so they are left out.
 
   Example:
     >>> before = compile_seconds()
@@ -78,12 +78,12 @@ def compile_seconds() -> float:
 @functools.cache
 def _compile_times() -> dict[str, float]:
   """Stage of compilation -> seconds; JAX adds to it from now on."""
-  stages = ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
+  stages = ("jaxpr_to_mlir_module", "backend_compile")
   seconds = {f"/jax/core/compile/{stage}_duration": 0.0 for stage in stages}
 
-  def listen(event: str, duration: float, **_: object) -> None:
+  def listen(event: str, duration_secs: float, **_: object) -> None:
     if event in seconds:
-      seconds[event] += duration
+      seconds[event] += duration_secs
 
   jax.monitoring.register_event_duration_secs_listener(listen)
   return seconds
