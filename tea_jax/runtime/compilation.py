@@ -64,7 +64,7 @@ def enable_compilation_cache(path: str | os.PathLike | None = None) -> pathlib.P
 def compile_seconds() -> float:
   """Seconds that JAX has spent lowering and compiling in this process since the first call.
 
-  Programs read from the cache count with the time of the reading. Traces nest, so they are left out.
+  Programs read from the cache count with the time of reading. Traces nest, so they are left out.
 
   Example:
     >>> before = compile_seconds()
