@@ -36,4 +36,5 @@ def evaluation_spec(
 
 def sampling_spec(sampling: RolloutConfig) -> dict[str, Any]:
   """Sampling without what only decides how rows are called together."""
-  return {k: v for k, v in to_dict(sampling).items() if k != "compactions"}
+  calls = ("compactions", "cache_buckets")
+  return {k: v for k, v in to_dict(sampling).items() if k not in calls}

@@ -5,7 +5,7 @@ Axes: P prompts, m rollouts of each, R = P m rows, T_c completion time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from tea_jax.models.causal_lm import Params
 from tea_jax.models.decoding import Cache
+from tea_jax.rollout.cache_growth import with_room
 from tea_jax.rollout.decode_loop import DecodeState
 from tea_jax.rollout.survivors import moved, plan_move
 from tea_jax.runtime import processes
@@ -27,6 +28,7 @@ def decode_to_the_end(
   uniforms: Float[Array, "T_c R 2"],
   *,
   limit: int,
+  places: Sequence[int],
   compactions: int,
 ) -> dict[str, np.ndarray]:
   """What `fetched` gives of the rows when all have ended.
@@ -36,30 +38,33 @@ def decode_to_the_end(
     weights, prompt_lengths, prompt_cache, uniforms: its arguments.
     state: after the first token.
     limit: tokens after which a completion is cut.
+    places: of the completions' caches, one size after the other.
     compactions: times that the survivors may move into half the places, see `survivors`.
   """
   blocks = len(prompt_lengths)
   result: dict[str, np.ndarray] = {}
-  places = np.arange(len(state.done))
+  origin = np.arange(len(state.done))  # the row that each one was at first, -1 for none
 
   def keep(state: DecodeState) -> dict[str, np.ndarray]:
     for name, value in fetched(state).items():
-      result.setdefault(name, value)[places[places >= 0]] = value[places >= 0]
+      result.setdefault(name, value)[origin[origin >= 0]] = value[origin >= 0]
     return result
 
-  while int(state.step) < limit and not np.all(done := processes.fetch(state.done)):
-    half = -(-len(places) // blocks // 2)
-    size = half if compactions and blocks * half < len(places) else 0
+  while (step := int(state.step)) < limit and not np.all(done := processes.fetch(state.done)):
+    half = -(-len(origin) // blocks // 2)
+    size = half if compactions and blocks * half < len(origin) else 0
     move = plan_move(done, blocks, size) if size else None
     if move is not None:
       keep(state)
       state, prompt_lengths, prompt_cache, uniforms = moved(
         state, prompt_lengths, prompt_cache, uniforms, move
       )
-      places, compactions = np.where(move.kept, places[move.rows], -1), compactions - 1
+      origin, compactions = np.where(move.kept, origin[move.rows], -1), compactions - 1
       continue
-    state = advance_of(len(places))(
-      weights, state, prompt_lengths, prompt_cache, uniforms, np.int32(limit), size=size
+    state, room = with_room(state, step, places)
+    until = np.int32(min(limit, room))
+    state = advance_of(len(origin))(
+      weights, state, prompt_lengths, prompt_cache, uniforms, until, size=size
     )
   return keep(state)
 

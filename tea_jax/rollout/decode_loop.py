@@ -68,8 +68,12 @@ class DecodeProgram:
     *,
     rollouts: int,
     length: int,
+    places: int | None = None,
   ) -> tuple[DecodeState, Cache, Float[Array, "T_c R 2"]]:
-    """Prefills, draws every uniform of the batch, and samples the first tokens."""
+    """Prefills, draws every uniform of the batch, and samples the first tokens.
+
+    The completions' caches get `places`, all of `length` by default.
+    """
     if self.rows is not None and tokens.shape[0] % parts_of_rows(self.rows) == 0:
       tokens = jax.lax.with_sharding_constraint(tokens, self.rows)
     filled = prefill(
@@ -91,7 +95,7 @@ class DecodeProgram:
       lengths=jnp.zeros((rows,), jnp.int32),
       done=~active,
       seen=seen,
-      cache=empty_cache(self.config, rows, length, self.dtype),
+      cache=empty_cache(self.config, rows, places or length, self.dtype),
     )
     first = jnp.repeat(logits(self.config, weights, filled.hidden), rollouts, axis=0)
     drawn = sample(first, uniforms[0], self.sampling, seen)
@@ -111,6 +115,7 @@ class DecodeProgram:
   ) -> DecodeState:
     """Decodes until `until` tokens stand in every row that has not ended, or all have.
 
+    The last of them needs no place in the cache, so `until` is at most one more than its places.
     With a `size`, also until the others fit into blocks of so many rows (see `survivors`).
     """
 
@@ -179,7 +184,7 @@ class DecodeProgram:
 @functools.lru_cache(maxsize=64)
 def compiled(program: DecodeProgram) -> tuple[Callable, Callable]:
   """The jitted `start` and `advance` of a program; the state of `advance` is donated."""
-  start = jax.jit(program.start, static_argnames=("rollouts", "length"))
+  start = jax.jit(program.start, static_argnames=("rollouts", "length", "places"))
   advance = jax.jit(program.advance, donate_argnames=("state",), static_argnames=("size",))
   return start, advance
 

@@ -23,6 +23,7 @@ from tea_jax.models.decode_sharding import copies_weights, decode_weights_on
 from tea_jax.models.policy import Policy
 from tea_jax.models.sharding import ShardingRules, batch_sharding, parts_of_rows
 from tea_jax.rollout.cache import DEFAULT_MEMORY, batch_shape, bucket
+from tea_jax.rollout.cache_growth import cache_sizes, with_room
 from tea_jax.rollout.decode_batch import decode_to_the_end, fetched
 from tea_jax.rollout.decode_loop import DecodeProgram, DecodeState, compiled
 from tea_jax.rollout.progress import Progress, report
@@ -97,7 +98,9 @@ class RolloutEngine:
       config,
       policy.dtype,
       policy.attention,
-      dataclasses.replace(sampling, stop_strings=(), max_completion_length=1, compactions=0),
+      dataclasses.replace(
+        sampling, stop_strings=(), max_completion_length=1, compactions=0, cache_buckets=1
+      ),
       self.stop_tokens,
     )
 
@@ -264,6 +267,7 @@ class RolloutEngine:
     width = self._prompt_bucket(int(lengths.max()))
     start, advance = self._compiled(len(active))
     limit = self.sampling.max_completion_length
+    places = cache_sizes(self.completion_bucket, self.sampling.cache_buckets)
     state, cache, uniforms = start(
       params,
       weights,
@@ -275,6 +279,7 @@ class RolloutEngine:
       active,
       rollouts=rollouts,
       length=self.completion_bucket,
+      places=places[0],
     )
 
     def split(value: np.ndarray) -> np.ndarray:
@@ -290,6 +295,7 @@ class RolloutEngine:
         cache,
         uniforms,
         limit=limit,
+        places=places,
         compactions=self.sampling.compactions,
       )
       return {name: split(value) for name, value in kept.items()}
@@ -301,6 +307,7 @@ class RolloutEngine:
         watch(state, step)
       if step >= limit or bool(np.all(processes.fetch(state.done))):
         return {name: split(value) for name, value in fetched(state).items()}
-      until = min(step + self.segment, limit)
+      state, room = with_room(state, step, places)
+      until = min(step + self.segment, limit, room)
       state = advance(weights, state, lengths, cache, uniforms, np.int32(until))
       step = until

@@ -39,6 +39,8 @@ class SamplingConfig:
     max_completion_length: tokens after which a completion is cut.
     compactions: times that the rows that still write move into half the places, see `survivors`.
       Each compiles one more shape, which may change the last bits of a logit.
+    cache_buckets: sizes through which the completions' caches grow, see `cache_growth`; 1 keeps
+      them whole. The same holds of each.
   """
 
   temperature: float = 1.0
@@ -50,6 +52,7 @@ class SamplingConfig:
   stop_strings: tuple[str, ...] = ()
   max_completion_length: int = 256
   compactions: int = 0
+  cache_buckets: int = 1
 
   def __post_init__(self):
     if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -71,6 +74,8 @@ class SamplingConfig:
       raise ValueError(f"max_completion_length={self.max_completion_length} must be at least 1")
     if not 0 <= self.compactions <= 3:
       raise ValueError(f"compactions={self.compactions} must be from 0 to 3")
+    if not 1 <= self.cache_buckets <= 8:
+      raise ValueError(f"cache_buckets={self.cache_buckets} must be from 1 to 8")
     for text in self.stop_strings:
       if not text:
         raise ValueError("stop_strings holds an empty string, which would end every completion")

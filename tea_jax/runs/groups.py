@@ -124,6 +124,9 @@ class RolloutConfig:
     compactions: times (0 to 3) that rows which still write move together while a batch decodes,
       once they fit into half the places: worth it where completions end at very different
       lengths. Each compiles one more shape; tokens stay the same but for last bits of logits.
+    cache_buckets: sizes (1 to 8) through which the completions' caches grow while a batch decodes:
+      a token reads the places that were written, not all of them. Worth it for long completions,
+      where caches outweigh the weights; each size compiles one more shape, as above.
     allow_truncated_sampling: accept top_k, top_p or min_p in training, where the importance ratio
       does not know the mass that was cut off.
   """
@@ -136,6 +139,7 @@ class RolloutConfig:
   min_p: float = 0.0
   memory_gb: float = 0.0
   compactions: int = 0
+  cache_buckets: int = 1
   allow_truncated_sampling: bool = False
 
   def __post_init__(self) -> None:
@@ -154,6 +158,10 @@ class RolloutConfig:
     require(
       0 <= self.compactions <= 3,
       f"compactions={self.compactions} must be from 0 to 3: each compiles one more shape.",
+    )
+    require(
+      1 <= self.cache_buckets <= 8,
+      f"cache_buckets={self.cache_buckets} must be from 1 to 8: each compiles one more shape.",
     )
     for name, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
       value = getattr(self, name)
