@@ -54,8 +54,8 @@ class CheckpointStore:
   Args:
     folder: created if absent.
     keep: how many of the latest checkpoints stay.
-    asynchronous: write in the background while training goes on (accelerators; on CPU the next
-      step would write into the buffers that are being saved, so there it is always off).
+    asynchronous: write in the background while training goes on; None does so on accelerators. A
+      CPU's arrays are copied first: the next step writes into the buffers that are being saved.
     announce: called with each sentence the user should see.
 
   Raises:
@@ -67,14 +67,16 @@ class CheckpointStore:
     folder: str | pathlib.Path,
     *,
     keep: int = 2,
-    asynchronous: bool = False,
+    asynchronous: bool | None = None,
     announce: Callable[[str], None] = print,
   ):
     # Orbax reports every save on the root logger; a run has its own words for that.
     logging.getLogger("absl").setLevel(logging.ERROR)
     self.folder = pathlib.Path(folder).absolute()
     self._keep = keep
-    self._asynchronous = asynchronous and jax.default_backend() != "cpu"
+    on_cpu = jax.default_backend() == "cpu"
+    self._asynchronous = not on_cpu if asynchronous is None else asynchronous
+    self._copies = on_cpu and self._asynchronous
     self._announce = announce
     processes.on_first(check_writable, self.folder)
     self._manager = self._open()
@@ -89,12 +91,19 @@ class CheckpointStore:
       ),
     )
 
+  @property
+  def num_kept(self) -> int:
+    """Latest saves that a run may go back to: one in the background may never end."""
+    return self._keep + self._asynchronous
+
   def steps(self) -> list[int]:
     """Steps of the finished checkpoints, ascending."""
     return processes.agree(sorted(self._manager.all_steps()))
 
   def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
     """Writes a checkpoint; a kill at any instant leaves it whole or absent.
+
+    In the background, one is whole at the latest when the next one is begun.
 
     Args:
       step: the next step to run.
@@ -111,6 +120,8 @@ class CheckpointStore:
     if not meta["checksums"]:
       meta["bit_sums"] = bit_sums(state)
     meta["meta_checksum"] = meta_checksum(meta)
+    if self._copies:
+      state = jax.tree.map(lambda leaf: leaf.copy(), state)
     try:
       with processes.together():
         self._manager.save(

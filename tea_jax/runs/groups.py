@@ -179,7 +179,8 @@ class CheckpointConfig:
   Attributes:
     every: steps between checkpoints; 0 for one at the end only.
     keep: latest checkpoints that stay on disk.
-    asynchronous: write while training goes on; accelerators only.
+    asynchronous: write while training goes on; None does so on accelerators. A CPU keeps a second
+      copy of the state until it is written.
     final_policy: which weights `policy/` holds: "best" of the validation (see validation; without
       one the last) or "last".
     policy_dtype: of the weights in `policy/`; "float32" is exact.
@@ -189,7 +190,7 @@ class CheckpointConfig:
 
   every: int = 25
   keep: int = 2
-  asynchronous: bool = False
+  asynchronous: bool | None = None
   final_policy: Literal["best", "last"] = "best"
   policy_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
   accept_changes: bool = False

@@ -491,6 +491,6 @@ class Run:
       identity={what: digest for what, digest in self.identity.items() if what not in mended},
     )
     self.bests[step] = state.best
-    kept = list(self.bests.values())[-self.parts.checkpoint.keep :]
+    kept = list(self.bests.values())[-self.store.num_kept :]
     self.folder.forget_best({best.step for best in kept if best is not None})
     return_free_memory()

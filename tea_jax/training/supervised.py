@@ -300,6 +300,6 @@ class SupervisedRun:
       self.store, step, state, root=self.root, log_offsets=offsets, prompts=self.pairs_checksum
     )
     self.bests[step] = state.best
-    kept = list(self.bests.values())[-self.config.checkpoint.keep :]
+    kept = list(self.bests.values())[-self.store.num_kept :]
     self.folder.forget_best({best.step for best in kept if best is not None})
     return_free_memory()

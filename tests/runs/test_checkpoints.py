@@ -51,6 +51,24 @@ def test_restores_every_bit_and_the_meta(tmp_path):
   assert restored.meta["best"] is None
 
 
+def test_what_is_written_in_the_background_is_the_state_that_was_saved(tmp_path):
+  overwrite = jax.jit(lambda x: jax.tree.map(lambda leaf: leaf * 0, x), donate_argnums=0)
+  state = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(2048, 2048)), jnp.float32)}
+  saved = np.array(state["kernel"])
+  store = CheckpointStore(tmp_path, keep=1, asynchronous=True)
+  assert store.num_kept == 2
+  for step in (1, 2):
+    store.save(step, state, {})
+    state = overwrite(state)  # into the memory of what was handed over
+    if step == 1:
+      state = {"kernel": jnp.asarray(saved)}
+  store.close()
+  assert store.steps() == [2]
+  restored = CheckpointStore(tmp_path).restore_latest(_abstract(state))
+  assert restored is not None
+  np.testing.assert_array_equal(restored.state["kernel"], saved)
+
+
 def test_an_empty_folder_has_nothing_to_restore(tmp_path):
   assert CheckpointStore(tmp_path).restore_latest(_abstract(_state(0))) is None
 

@@ -1,4 +1,7 @@
-"""A tiny run in a process of its own that announces where it is: `killable.py FOLDER`."""
+"""A tiny run in a process of its own that announces where it is.
+
+`killable.py FOLDER [asynchronous]`; the second writes checkpoints while training goes on.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,21 @@ from tea_jax.training.loop import Run
 from tests.training import tiny
 
 
-def config(folder):
+def config(folder, asynchronous=False):
   return tiny.config(
     folder,
     steps=8,
-    checkpoint={"every": 2},
+    checkpoint={"every": 2, "asynchronous": asynchronous},
     validation={"every": 4},
     advantage={"name": "cat_best_of_n", "quantile": "tracked"},
     logging={"samples_every": 1},
   )
 
 
-def main(folder: str) -> None:
-  parts = build(config(folder), policy=tiny.policy(), splits=tiny.splits(), reward=tiny.reward)
-  run = Run(parts, RunFolder(config(folder)), console=tiny.console())
+def main(folder: str, *options: str) -> None:
+  settings = config(folder, "asynchronous" in options)
+  parts = build(settings, policy=tiny.policy(), splits=tiny.splits(), reward=tiny.reward)
+  run = Run(parts, RunFolder(settings), console=tiny.console())
   for stage, name in {
     "rollout": "_sample",
     "reward": "scorer",
@@ -45,4 +49,4 @@ def _announced(stage, method):
 
 
 if __name__ == "__main__":
-  main(sys.argv[1])
+  main(*sys.argv[1:])

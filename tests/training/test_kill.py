@@ -26,7 +26,7 @@ DEATHS = [
 ]
 
 
-def _run_until(folder, stage, count, delay, cache):
+def _run_until(folder, stage, count, delay, cache, options=()):
   """Starts the run, kills it `delay` seconds into the `count`-th `stage`; returns its exit code."""
   environment = {
     **os.environ,
@@ -36,7 +36,7 @@ def _run_until(folder, stage, count, delay, cache):
     "JAX_PLATFORMS": "cpu",
   }
   process = subprocess.Popen(
-    [sys.executable, "-m", "tests.training.killable", str(folder)],
+    [sys.executable, "-m", "tests.training.killable", str(folder), *options],
     cwd=ROOT,
     env=environment,
     stdout=subprocess.PIPE,
@@ -57,7 +57,8 @@ def _run_until(folder, stage, count, delay, cache):
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_points_ends_with_the_same_bits(tmp_path):
+@pytest.mark.parametrize("options", [(), ("asynchronous",)], ids=["", "saved in the background"])
+def test_a_run_killed_at_random_points_ends_with_the_same_bits(tmp_path, options):
   seed = int(os.environ.get("TEA_JAX_KILL_SEED", time.time()))
   print(f"TEA_JAX_KILL_SEED={seed}")
   rng = random.Random(seed)
@@ -71,12 +72,12 @@ def test_a_run_killed_at_random_points_ends_with_the_same_bits(tmp_path):
   killed, cache = tmp_path / "killed", tmp_path / "cache"
   deaths = 0
   for stage, count, longest in DEATHS:
-    code = _run_until(killed, stage, count, rng.uniform(0, longest), cache)
+    code = _run_until(killed, stage, count, rng.uniform(0, longest), cache, options)
     deaths += code == -signal.SIGKILL
     if code == 0:
       break
   assert deaths >= 4
-  assert _run_until(killed, "never", 1, 0.0, cache) == 0
+  assert _run_until(killed, "never", 1, 0.0, cache, options) == 0
   for name in (
     "metrics.jsonl",
     "rollouts/samples.jsonl",
