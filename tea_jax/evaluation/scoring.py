@@ -5,6 +5,8 @@ Axes: P prompts, m rollouts of each.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -31,6 +33,32 @@ class Scores(NamedTuple):
   metrics: dict[str, float]
 
 
+class _Batch(NamedTuple):
+  """Completions `[P m]` of some prompts of the data."""
+
+  data: EncodedPrompts
+  chosen: np.ndarray
+  texts: list[str]
+  num_rollouts: int
+  step: int | None
+
+  def inputs(self) -> tuple[list[str], dict[str, list[Any]]]:
+    """Prompts and columns, a row each completion."""
+    prompts = [self.data.prompts[i] for i in self.chosen]
+    return reward_inputs(prompts, self.num_rollouts, columns=self.data.columns)
+
+  def shares(self, count: int) -> list[_Batch]:
+    """Cut into as many parts of neighbouring prompts, as even as they come."""
+    cuts = [len(self.chosen) * part // count for part in range(count + 1)]
+    return [
+      self._replace(
+        chosen=self.chosen[start:stop],
+        texts=self.texts[start * self.num_rollouts : stop * self.num_rollouts],
+      )
+      for start, stop in itertools.pairwise(cuts)
+    ]
+
+
 class Scorer:
   """Scores rollouts with a run's reward.
 
@@ -50,47 +78,74 @@ class Scorer:
   def __call__(
     self, data: EncodedPrompts, chosen: np.ndarray, rollouts: Rollouts, *, step: int | None
   ) -> Scores:
-    """Scores every completion of the chosen prompts: in the first process, for all of them.
+    """Scores every completion of the chosen prompts.
+
+    Several processes each score their share of the prompts where the reward is `row_wise`, and the
+    first one scores all where it is not, or where a share failed.
 
     Raises:
       RewardError: if the reward failed; its message says where the completions were kept.
     """
     texts = completion_texts(self.tokenizer, rollouts)
     shape = rollouts.completion_lengths.shape
-    total, metrics = processes.on_first(self._scores, data, chosen, texts, shape[1], step)
+    batch = _Batch(data, np.asarray(chosen), texts, shape[1], step)
+    scores = self._in_shares(batch) if getattr(self.reward, "row_wise", False) else None
+    if scores is None:
+      scores = processes.on_first(self._scores, batch)
+    parts, metrics = scores
+    parts = {name: np.asarray(values, np.float64) for name, values in parts.items()}
+    total, means = parts.get("", np.zeros(0)), {}
+    if isinstance(self.reward, WeightedReward):
+      total = self.reward.combine(parts)
+      if len(parts) > 1:
+        means = {f"reward/{name}": _mean(values) for name, values in parts.items()}
     return Scores(
-      np.asarray(total, np.float64).reshape(shape), np.array(texts, object).reshape(shape), metrics
+      total.reshape(shape), np.array(texts, object).reshape(shape), {**means, **metrics}
     )
 
-  def _scores(
-    self,
-    data: EncodedPrompts,
-    chosen: np.ndarray,
-    texts: list[str],
-    num_rollouts: int,
-    step: int | None,
-  ) -> tuple[Any, dict[str, float]]:
-    """`[P m]` rewards, and what is logged of them."""
-    prompts = [data.prompts[i] for i in chosen]
-    rows, columns = reward_inputs(prompts, num_rollouts, columns=data.columns)
-    context = RewardContext(step=step, num_steps=self.num_steps)
-    arguments = {"context": context, "num_rollouts": num_rollouts}
-    means: dict[str, float] = {}
+  def _in_shares(self, batch: _Batch) -> tuple[dict[str, Any], dict[str, float]] | None:
+    """What `_scores` gives, of the shares of all processes together; None where one failed."""
+    if not processes.several():
+      return None
+    own = batch.shares(processes.count())[processes.index()]
+    found = None
+    with contextlib.suppress(RewardError):
+      found = (len(own.chosen), *self._called(own)) if len(own.chosen) else (0, {}, {})
+    shares = processes.exchange(found)
+    if any(share is None for share in shares):
+      return None  # the first process finds the error again, and says it of the whole batch
+    shares = [share for share in shares if share[0]]
+    parts = {name: [v for _, part, _ in shares for v in part[name]] for name in shares[0][1]}
+    told = dict.fromkeys(name for _, _, metrics in shares for name in metrics)
+    metrics = {name: _weighted_mean(name, shares) for name in told}
+    return parts, metrics
+
+  def _scores(self, batch: _Batch) -> tuple[dict[str, Any], dict[str, float]]:
+    """Part of the reward -> scores `[P m]`, and what rewards wanted logged."""
     try:
-      if isinstance(self.reward, WeightedReward):
-        parts = self.reward.components(rows, texts, columns, **arguments)
-        total = self.reward.combine(parts)
-        if len(parts) > 1:
-          means = {f"reward/{name}": _mean(values) for name, values in parts.items()}
-      else:
-        total = call_reward(self.reward, rows, texts, columns, **arguments)
+      return self._called(batch)
     except RewardError as error:
-      when = "validation" if step is None else f"step_{step}"
+      when = "validation" if batch.step is None else f"step_{batch.step}"
       kept = self.folder / f"unscored_{when}.jsonl"
-      write_failed_call(kept, rows, texts, error)
+      write_failed_call(kept, batch.inputs()[0], batch.texts, error)
       error.args = (f"{error} The completions of this call are in {kept}.",)
       raise
-    return total, {**means, **context.metrics}
+
+  def _called(self, batch: _Batch) -> tuple[dict[str, Any], dict[str, float]]:
+    rows, columns = batch.inputs()
+    context = RewardContext(step=batch.step, num_steps=self.num_steps)
+    arguments = {"context": context, "num_rollouts": batch.num_rollouts}
+    if isinstance(self.reward, WeightedReward):
+      parts = self.reward.components(rows, batch.texts, columns, **arguments)
+    else:
+      parts = {"": call_reward(self.reward, rows, batch.texts, columns, **arguments)}
+    return parts, context.metrics
+
+
+def _weighted_mean(name: str, shares: list[Any]) -> float:
+  """Mean of what the shares told, each `(prompts, scores, metrics)`, by their prompts."""
+  told = [(size, metrics[name]) for size, _, metrics in shares if name in metrics]
+  return sum(size * value for size, value in told) / sum(size for size, _ in told)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -26,6 +26,9 @@ class RewardFunction(Protocol):
   Called with `prompts` and `completions` (equally many strings) and, by keyword, those data-set
   columns (one entry a row) and that `context` which its signature accepts. Returns one float a
   row; `None` (or a masked entry) where the reward does not apply.
+
+  One with an attribute `row_wise = True` says that a row's score depends on that row alone: several
+  processes then each score their share of a batch. Without it the first process scores all.
   """
 
   # *args is never used: with it, type checkers accept functions that name fewer columns.
@@ -168,6 +171,11 @@ class WeightedReward:
         raise ValueError(f"the weight of reward '{name}' is {weight}; it must be a finite number")
     self.rewards = dict(rewards)
     self.name = " + ".join(f"{weight:g} {name}" for name, (_, weight) in rewards.items())
+
+  @property
+  def row_wise(self) -> bool:
+    """Whether every reward's score of a row depends on that row alone."""
+    return all(getattr(reward, "row_wise", False) for reward, _ in self.rewards.values())
 
   def components(
     self,

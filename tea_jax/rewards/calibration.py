@@ -45,6 +45,11 @@ class CalibratedReward:
     self.base = {prompt: np.sort(np.asarray(values, np.float64)) for prompt, values in base.items()}
     self.name = f"calibrated {reward_name(reward)}"
 
+  @property
+  def row_wise(self) -> bool:
+    """As that of the reward."""
+    return getattr(self.reward, "row_wise", False)
+
   def __call__(
     self,
     prompts: Sequence[str],

@@ -88,6 +88,7 @@ class LexiconReward:
   """
 
   name = "lexicon"
+  row_wise = True
 
   def __init__(
     self,

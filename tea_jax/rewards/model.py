@@ -30,6 +30,8 @@ class ModelReward:
   where its entry is None, a prompt is one user message.
   """
 
+  row_wise = True
+
   def __init__(
     self,
     score: Callable[[Any, Any, Any], Any],

@@ -62,6 +62,7 @@ class HydrophobicValley:
   """`valley_score` of each completion; -5 below `minimum_length` or with other letters."""
 
   name = "hydrophobic_valley"
+  row_wise = True
 
   def __init__(self, *, minimum_length: int = 10):
     """Args:
@@ -85,6 +86,7 @@ class HydrophobicComplement:
   """
 
   name = "hydrophobic_complement"
+  row_wise = True
 
   def __init__(self, *, minimum_length: int = 5):
     """Args:

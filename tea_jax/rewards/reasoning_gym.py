@@ -21,6 +21,7 @@ class ReasoningGymReward:
   """
 
   name = "reasoning_gym"
+  row_wise = True
 
   def __init__(self, *, answer_pattern: str = "", partial: bool = False):
     """Args:

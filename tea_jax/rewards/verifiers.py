@@ -92,6 +92,7 @@ class BoxedMathReward:
   """
 
   name = "boxed_math"
+  row_wise = True
 
   def __init__(
     self,

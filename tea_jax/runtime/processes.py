@@ -79,12 +79,22 @@ def _launched_together() -> bool:
 
 def several() -> bool:
   """Whether this run has more than one process."""
-  return jax.process_count() > 1
+  return count() > 1
+
+
+def count() -> int:
+  """Processes of this run."""
+  return jax.process_count()
+
+
+def index() -> int:
+  """This process's place among them, from 0."""
+  return jax.process_index()
 
 
 def is_first() -> bool:
   """Whether this process locks, scores, logs, prints and renames."""
-  return jax.process_index() == 0
+  return index() == 0
 
 
 def fetch(values: Any) -> np.ndarray:

@@ -65,6 +65,29 @@ def test_two_processes_leave_the_bytes_of_one_with_two_devices(tmp_path, cache, 
 
 
 @pytest.mark.slow
+def test_a_reward_of_rows_is_called_by_each_process_on_its_share(tmp_path, cache):
+  several.run(tmp_path / "one", "shares", processes=1, devices=2, **cache)
+  several.run(tmp_path / "two", "shares", processes=2, devices=1, **cache)
+  assert_same(tmp_path / "one", tmp_path / "two")
+  calls = [(tmp_path / name / "scored").read_text().split() for name in ("one", "two")]
+  assert set(calls[0]) == {"0"}
+  assert sorted(calls[1]) == ["0"] * len(calls[0]) + ["1"] * len(calls[0])
+
+
+@pytest.mark.slow
+def test_a_share_that_cannot_be_scored_is_told_as_of_the_whole_batch(tmp_path, cache):
+  started = several.start(
+    "tests.training.several", str(tmp_path / "run"), "shares", processes=2, FAIL="prompt 4", **cache
+  )
+  for process in started:
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode
+    assert "prompt 4 " in errors
+    assert "rollout 2" in errors
+  assert (tmp_path / "run" / "rollouts" / "unscored_step_0.jsonl").is_file()
+
+
+@pytest.mark.slow
 def test_four_processes_give_the_numbers_of_one_with_four_devices(tmp_path, cache):
   several.run(tmp_path / "one", "all_weights", processes=1, devices=4, **cache)
   several.run(tmp_path / "four", "all_weights", processes=4, devices=1, **cache)
