@@ -7,7 +7,6 @@ import functools
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 
 import tea_jax
@@ -16,6 +15,7 @@ from tea_jax.advantages.rule import GroupRule
 from tea_jax.rewards import RewardFunction, make_reward
 from tea_jax.runs.datasets import load_splits
 from tea_jax.runs.presets import get_preset
+from tea_jax.runtime.keys import make_key
 
 QUICKSTART = get_preset("quickstart").config
 
@@ -80,7 +80,7 @@ def sample_rewards(flags: Flags, prompts: list[str]) -> tuple[np.ndarray, np.nda
   rollouts = tea_jax.RolloutEngine(policy, sampling).generate(
     policy.params,
     [policy.tokenizer.encode(prompt) for prompt in prompts],
-    key=jax.random.key(flags.seed),
+    key=make_key(flags.seed),
     num_rollouts=flags.num_rollouts,
   )
   lengths = np.asarray(rollouts.completion_lengths)

@@ -18,6 +18,7 @@ import numpy as np
 
 from tea_jax.advantages.registry import from_function, make_advantage
 from tea_jax.advantages.rule import GroupRule
+from tea_jax.runtime.keys import make_key
 
 HOST_INPUTS = ("key",)
 
@@ -132,7 +133,7 @@ class HostRule:
     with on_cpu():
       key = None
       if "key" in (*self.rule.needs, *self.rule.accepts):
-        key = jax.random.key(self.seed)
+        key = make_key(self.seed)
         for number in step:
           key = jax.random.fold_in(key, number)
       result = self.rule(np.pad(rewards, padding), key=key, where=where)

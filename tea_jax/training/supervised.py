@@ -31,6 +31,7 @@ from tea_jax.runs.log import RunLog, read_jsonl
 from tea_jax.runs.state import Best, State, restore_state, save_state
 from tea_jax.runs.supervised import SupervisedConfig
 from tea_jax.runtime.compilation import compile_seconds
+from tea_jax.runtime.keys import make_key
 from tea_jax.runtime.memory import return_free_memory
 from tea_jax.training.learner import place
 from tea_jax.training.metrics import memory_metrics
@@ -123,7 +124,7 @@ class SupervisedRun:
     if config.validation_every and splits.get("validation"):
       self.validation = encode_run_pairs(splits["validation"], self.policy, config.data)
     self.num_steps = config.num_steps(len(self.pairs))
-    self.root = jax.random.key(config.seed)
+    self.root = make_key(config.seed)
     self.iterator = PairIterator(
       self.pairs.lengths, batch_size=config.data.batch_size, key=self._key(_DATA)
     )

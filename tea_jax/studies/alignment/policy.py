@@ -25,6 +25,7 @@ from tea_jax.models.config import ModelConfig
 from tea_jax.models.fused_head import HeadOptions, default_chunk, fused_logprobs
 from tea_jax.models.layers import normalize
 from tea_jax.models.policy import Policy
+from tea_jax.runtime.keys import make_key
 from tea_jax.studies.alignment.estimators import (
   Alignment,
   accepts_groups,
@@ -125,7 +126,7 @@ def group_weights(
   oracle = oracle_advantages(pools, budget=budget)
   weights = {}
   for draw in range(num_seeds):
-    group_key, rule_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), draw))
+    group_key, rule_key = jax.random.split(jax.random.fold_in(make_key(seed), draw))
     for size in num_rollouts:
       indices = draw_groups(group_key, pools.shape[:1], pools.shape[1], size)
       advantages = {ORACLE: jnp.take_along_axis(oracle, indices, -1)}

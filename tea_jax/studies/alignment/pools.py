@@ -9,7 +9,6 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -19,6 +18,7 @@ from tea_jax.evaluation.sampling import completion_texts, sample_calls
 from tea_jax.rewards import RewardFunction, call_reward, reward_name
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.runtime.files import write_whole
+from tea_jax.runtime.keys import make_key
 
 Params = Any
 
@@ -77,7 +77,7 @@ def sample_pools(
         params,
         [tokens],
         [prompt.id],
-        key_of_part=lambda _: jax.random.key(seed),
+        key_of_part=lambda _: make_key(seed),
         num_samples=pool_size,
         rollouts_per_call=pool_size,
         prompts_per_call=1,

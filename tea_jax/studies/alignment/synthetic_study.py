@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from tea_jax.advantages import GroupRule
+from tea_jax.runtime.keys import make_key
 from tea_jax.studies.alignment.estimators import Alignment, make_alignment
 from tea_jax.studies.alignment.synthetic_pools import synthetic_pools
 
@@ -35,7 +36,7 @@ def synthetic_study(
   Raises:
     ValueError: for an unknown shape, or a group larger than the pool.
   """
-  pool_key, group_key = jax.random.split(jax.random.key(seed))
+  pool_key, group_key = jax.random.split(make_key(seed))
   keys = jax.random.split(pool_key, num_seeds)
   drawn = {}
   for name in pools:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 from tea_jax.data.prompts import Prompt, make_prompt
@@ -21,6 +20,7 @@ from tea_jax.models.causal_lm import init_params
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.policy import Policy
 from tea_jax.rewards.proteins import AMINO_ACIDS, HYDROPHOBIC
+from tea_jax.runtime.keys import make_key
 
 END, START = "<end>", "<start>"
 # The frame of the conditional task, `Input: <sequence> \\n Output:`, a token each.
@@ -61,7 +61,7 @@ def protein_policy(*, seed: int = 0) -> Policy:
     output_bias=True,
     activation="gelu_tanh",
   )
-  params = init_params(config, jax.random.key(seed))
+  params = init_params(config, make_key(seed))
   return Policy(config=config, params=params, tokenizer=protein_tokenizer(words))
 
 

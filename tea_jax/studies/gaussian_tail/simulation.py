@@ -33,6 +33,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tea_jax import tail as tails
+from tea_jax.runtime.keys import make_key
 from tea_jax.studies.gaussian_tail import controls as controls
 from tea_jax.studies.gaussian_tail.config import (
   PREFIX_ESTIMATORS,
@@ -180,7 +181,7 @@ def _trial_chunks(config: DiagnosticConfig, cell: Cell) -> Iterator[_Trial]:
   chunk = min(trials, max(1, _ELEMENTS_PER_CHUNK // cell.num_rollouts))
   one_group = functools.partial(_one_group, config=config, cell=cell)
   step = jax.jit(jax.vmap(one_group, in_axes=(0, None)))
-  root = jax.random.key(config.seed)
+  root = make_key(config.seed)
   for salt in (zlib.crc32(cell.estimator.encode()), cell.num_rollouts):
     root = jax.random.fold_in(root, salt)
   for index, start in enumerate(range(0, trials, chunk)):

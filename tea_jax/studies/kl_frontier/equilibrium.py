@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from tea_jax.advantages import AdvantageRule
+from tea_jax.runtime.keys import make_key
 from tea_jax.studies.kl_frontier.worlds import Draw, World
 
 _LONGEST_STEP = 4.0  # of params / rate: far from equilibrium a natural gradient can be huge
@@ -78,7 +79,7 @@ def make_trainer(rule: AdvantageRule, config: EquilibriumConfig) -> Trainer:
       params = params + rate * direction
       return params, params
 
-    keys = jax.random.split(jax.random.key(config.seed), config.steps)
+    keys = jax.random.split(make_key(config.seed), config.steps)
     _, path = jax.lax.scan(step, world.start(), (jnp.asarray(rates), keys))
     return path[-averaged:].mean(0)
 
@@ -100,7 +101,7 @@ class Signal(NamedTuple):
 
 def base_signal(rule: AdvantageRule, world: World, config: EquilibriumConfig) -> Signal:
   """Measured on 512 groups."""
-  key = jax.random.key(config.seed + 1)
+  key = make_key(config.seed + 1)
   start = world.start()
   draw = world.draw(start, key, num_groups=512, num_rollouts=config.num_rollouts)
   gradients = jnp.mean(_advantages(rule, draw, key)[..., None] * draw.scores, axis=1)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from tea_jax.advantages import best_of_n_oracle
+from tea_jax.runtime.keys import make_key
 from tea_jax.scaling import best_of_n_interval, predict_best_of_n
 from tea_jax.studies.scaling_laws.families import FAMILIES
 from tea_jax.tail import shaped_reward, tail_influence, tail_vector
@@ -92,7 +93,7 @@ def law_errors(
         low, high = best_of_n_interval(
           rewards[:, : config.interval_trials],
           config.budgets,
-          key=jax.random.key(config.seed),
+          key=make_key(config.seed),
           num_resamples=config.num_resamples,
           confidence=config.confidence,
           law=options["law"],
@@ -131,7 +132,7 @@ def gradient_errors(config: SyntheticConfig) -> list[dict[str, Any]]:
   """
   rows = []
   survival = (np.arange(config.pool_size) + 0.5) / config.pool_size
-  key = jax.random.key(config.seed)
+  key = make_key(config.seed)
   for f, family in enumerate(FAMILIES):
     pool = jnp.asarray(family.at_survival(survival), jnp.float32)
     for budget in config.gradient_budgets:
