@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ class Scores(NamedTuple):
   metrics: dict[str, float]
 
 
-class _Batch(NamedTuple):
+class Completions(NamedTuple):
   """Completions `[P m]` of some prompts of the data."""
 
   data: EncodedPrompts
@@ -47,7 +48,7 @@ class _Batch(NamedTuple):
     prompts = [self.data.prompts[i] for i in self.chosen]
     return reward_inputs(prompts, self.num_rollouts, columns=self.data.columns)
 
-  def shares(self, count: int) -> list[_Batch]:
+  def shares(self, count: int) -> list[Completions]:
     """Cut into as many parts of neighbouring prompts, as even as they come."""
     cuts = [len(self.chosen) * part // count for part in range(count + 1)]
     return [
@@ -86,52 +87,28 @@ class Scorer:
     Raises:
       RewardError: if the reward failed; its message says where the completions were kept.
     """
-    texts = completion_texts(self.tokenizer, rollouts)
-    shape = rollouts.completion_lengths.shape
-    batch = _Batch(data, np.asarray(chosen), texts, shape[1], step)
-    scores = self._in_shares(batch) if getattr(self.reward, "row_wise", False) else None
-    if scores is None:
-      scores = processes.on_first(self._scores, batch)
-    parts, metrics = scores
-    parts = {name: np.asarray(values, np.float64) for name, values in parts.items()}
-    total, means = parts.get("", np.zeros(0)), {}
-    if isinstance(self.reward, WeightedReward):
-      total = self.reward.combine(parts)
-      if len(parts) > 1:
-        means = {f"reward/{name}": _mean(values) for name, values in parts.items()}
-    return Scores(
-      total.reshape(shape), np.array(texts, object).reshape(shape), {**means, **metrics}
+    tokens, lengths = (
+      np.asarray(rollouts.completion_tokens),
+      np.asarray(rollouts.completion_lengths),
     )
+    texts = texts_of(self.tokenizer, tokens, lengths)
+    batch = Completions(data, np.asarray(chosen), texts, lengths.shape[1], step)
+    found = self._in_shares(batch) if self.row_wise else None
+    if found is None:
+      found = processes.on_first(self._parts_or_kept, batch)
+    return self.finished(*found, np.array(texts, object).reshape(lengths.shape))
 
-  def _in_shares(self, batch: _Batch) -> tuple[dict[str, Any], dict[str, float]] | None:
-    """What `_scores` gives, of the shares of all processes together; None where one failed."""
-    if not processes.several():
-      return None
-    own = batch.shares(processes.count())[processes.index()]
-    found = None
-    with contextlib.suppress(RewardError):
-      found = (len(own.chosen), *self._called(own)) if len(own.chosen) else (0, {}, {})
-    shares = processes.exchange(found)
-    if any(share is None for share in shares):
-      return None  # the first process finds the error again, and says it of the whole batch
-    shares = [share for share in shares if share[0]]
-    parts = {name: [v for _, part, _ in shares for v in part[name]] for name in shares[0][1]}
-    told = dict.fromkeys(name for _, _, metrics in shares for name in metrics)
-    metrics = {name: _weighted_mean(name, shares) for name in told}
-    return parts, metrics
+  @property
+  def row_wise(self) -> bool:
+    """Whether the reward says that a row's score depends on that row alone."""
+    return bool(getattr(self.reward, "row_wise", False))
 
-  def _scores(self, batch: _Batch) -> tuple[dict[str, Any], dict[str, float]]:
-    """Part of the reward -> scores `[P m]`, and what rewards wanted logged."""
-    try:
-      return self._called(batch)
-    except RewardError as error:
-      when = "validation" if batch.step is None else f"step_{batch.step}"
-      kept = self.folder / f"unscored_{when}.jsonl"
-      write_failed_call(kept, batch.inputs()[0], batch.texts, error)
-      error.args = (f"{error} The completions of this call are in {kept}.",)
-      raise
+  def parts(self, batch: Completions) -> tuple[dict[str, Any], dict[str, float]]:
+    """Part of the reward -> scores of the rows, and what rewards wanted logged.
 
-  def _called(self, batch: _Batch) -> tuple[dict[str, Any], dict[str, float]]:
+    Raises:
+      RewardError: if the reward failed.
+    """
     rows, columns = batch.inputs()
     context = RewardContext(step=batch.step, num_steps=self.num_steps)
     arguments = {"context": context, "num_rollouts": batch.num_rollouts}
@@ -141,11 +118,64 @@ class Scorer:
       parts = {"": call_reward(self.reward, rows, batch.texts, columns, **arguments)}
     return parts, context.metrics
 
+  def finished(
+    self, parts: Mapping[str, Any], metrics: Mapping[str, float], texts: np.ndarray
+  ) -> Scores:
+    """The scores of a batch.
 
-def _weighted_mean(name: str, shares: list[Any]) -> float:
-  """Mean of what the shares told, each `(prompts, scores, metrics)`, by their prompts."""
-  told = [(size, metrics[name]) for size, _, metrics in shares if name in metrics]
-  return sum(size * value for size, value in told) / sum(size for size, _ in told)
+    Args:
+      parts, metrics: see `parts`, of all its rows.
+      texts: `[P, m]`.
+    """
+    scores = {name: np.asarray(values, np.float64) for name, values in parts.items()}
+    means: dict[str, float] = {}
+    if isinstance(self.reward, WeightedReward):
+      total = self.reward.combine(scores)
+      if len(scores) > 1:
+        means = {f"reward/{name}": _mean(values) for name, values in scores.items()}
+    else:
+      (total,) = scores.values()
+    return Scores(total.reshape(texts.shape), texts, {**means, **metrics})
+
+  def _in_shares(self, batch: Completions) -> tuple[dict[str, Any], dict[str, float]] | None:
+    """What `parts` gives, of the shares of all processes together; None where one failed."""
+    if not processes.several():
+      return None
+    own = batch.shares(processes.count())[processes.index()]
+    found = None
+    with contextlib.suppress(RewardError):
+      found = (len(own.chosen), *self.parts(own)) if len(own.chosen) else (0, {}, {})
+    shares = processes.exchange(found)
+    if any(share is None for share in shares):
+      return None  # the first process finds the error again, and says it of the whole batch
+    shares = [share for share in shares if share[0]]
+    parts = {name: [v for _, part, _ in shares for v in part[name]] for name in shares[0][1]}
+    told: dict[str, list[tuple[int, float]]] = {}
+    for size, _, metrics in shares:
+      for name, value in metrics.items():
+        told.setdefault(name, []).append((size, value))
+    return parts, {name: weighted_mean(values) for name, values in told.items()}
+
+  def _parts_or_kept(self, batch: Completions) -> tuple[dict[str, Any], dict[str, float]]:
+    """What `parts` gives; the completions of a call that failed are kept."""
+    try:
+      return self.parts(batch)
+    except RewardError as error:
+      when = "validation" if batch.step is None else f"step_{batch.step}"
+      kept = self.folder / f"unscored_{when}.jsonl"
+      write_failed_call(kept, batch.inputs()[0], batch.texts, error)
+      error.args = (f"{error} The completions of this call are in {kept}.",)
+      raise
+
+
+def weighted_mean(values: Sequence[tuple[int, float]]) -> float:
+  """Mean of values that came with their weights.
+
+  Example:
+    >>> weighted_mean([(1, 2.0), (3, 6.0)])
+    5.0
+  """
+  return sum(weight * value for weight, value in values) / sum(weight for weight, _ in values)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -153,10 +183,14 @@ def _mean(values: np.ndarray) -> float:
   return float(scored.mean()) if scored.size else float("nan")
 
 
-def completion_texts(tokenizer: Any, rollouts: Rollouts) -> list[str]:
-  """Text of every completion, prompt by prompt; special tokens left out."""
-  tokens = np.asarray(rollouts.completion_tokens)
-  lengths = np.asarray(rollouts.completion_lengths)
+def texts_of(tokenizer: Any, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
+  """Text of every completion `[P m]`, prompt by prompt; special tokens left out.
+
+  Args:
+    tokenizer: of the policy.
+    tokens: `[P, m, T_c]`.
+    lengths: `[P, m]`.
+  """
   rows = [row[:n].tolist() for group, ns in zip(tokens, lengths) for row, n in zip(group, ns)]
   return tokenizer.batch_decode(rows, skip_special_tokens=True)
 

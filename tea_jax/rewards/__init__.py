@@ -7,6 +7,7 @@ from tea_jax.rewards.base import (
   WeightedReward,
   call_reward,
   reward_name,
+  row_wise,
 )
 from tea_jax.rewards.registry import available_rewards, make_reward, register_reward
 from tea_jax.runtime.user_code import load_object
@@ -22,4 +23,5 @@ __all__ = [
   "make_reward",
   "register_reward",
   "reward_name",
+  "row_wise",
 ]

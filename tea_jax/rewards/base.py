@@ -11,13 +11,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from tea_jax.rewards.scores import ScoreError, checked_scores, sequence_items
 from tea_jax.rewards.signature import bind
 from tea_jax.runtime.user_code import explain
+
+R = TypeVar("R")
 
 
 class RewardFunction(Protocol):
@@ -27,14 +29,29 @@ class RewardFunction(Protocol):
   columns (one entry a row) and that `context` which its signature accepts. Returns one float a
   row; `None` (or a masked entry) where the reward does not apply.
 
-  One with an attribute `row_wise = True` says that a row's score depends on that row alone: several
-  processes then each score their share of a batch. Without it the first process scores all.
+  One with an attribute `row_wise = True` says that a row's score depends on that row alone: calls
+  of the sampler are then scored while the next one runs, and several processes score a share of
+  the batch each. Without it a batch is one call, of the first process.
   """
 
   # *args is never used: with it, type checkers accept functions that name fewer columns.
   def __call__(
     self, prompts: Sequence[str], completions: Sequence[str], *args: Any, **columns: Any
   ) -> Sequence[float | None] | np.ndarray: ...
+
+
+def row_wise(reward: R) -> R:
+  """Decorator: says that a row's score depends on that row alone, see `RewardFunction`.
+
+  Example:
+    >>> @row_wise
+    ... def brevity(prompts, completions):
+    ...   return [-len(text) for text in completions]
+    >>> brevity.row_wise
+    True
+  """
+  reward.row_wise = True  # type: ignore[attr-defined]
+  return reward
 
 
 @dataclasses.dataclass

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tea_jax.rewards.base import RewardFunction
+from tea_jax.rewards.base import RewardFunction, row_wise
 from tea_jax.rewards.text_checks import TextCheck
 from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import read_json
@@ -46,6 +46,7 @@ def json_schema_reward(
   _check_references(rules)
   check = TextCheck("schema", rules)
 
+  @row_wise
   def json_schema(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
     worth = {"valid": valid, "parsed": parsed, "invalid": invalid}
     return np.array([worth[standing] for standing in check(completions)], np.float64)

@@ -44,7 +44,7 @@ class RemoteReward:
   """
 
   name = "remote"
-  not_identity = ("url", "batch_size")
+  not_identity = ("url", "batch_size", "row_wise")
 
   def __init__(
     self,
@@ -58,6 +58,7 @@ class RemoteReward:
     concurrency: int = 4,
     columns: Sequence[str] = (),
     headers: Mapping[str, str] | None = None,
+    row_wise: bool = False,
   ):
     """Args:
     url: of the server, http or https.
@@ -68,6 +69,8 @@ class RemoteReward:
     concurrency: requests at the same time.
     columns: data-set columns to send along.
     headers: sent with each request, e.g. {"Authorization": "Bearer ${TOKEN}"}.
+    row_wise: the server scores a row by that row alone, so it may be asked for finished rows while
+      others are sampled, and by several processes.
     """
     for option, value, least in (
       ("batch_size", batch_size, 1),
@@ -84,6 +87,7 @@ class RemoteReward:
     self.url = url
     self.batch_size = batch_size
     self.columns = tuple(columns)
+    self.row_wise = row_wise
     self._attempts = attempts
     self._pauses = (first_pause, longest_pause)
     self._concurrency = concurrency

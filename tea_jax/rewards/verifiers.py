@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tea_jax.rewards.base import RewardFunction
+from tea_jax.rewards.base import RewardFunction, row_wise
 from tea_jax.rewards.text_checks import TextCheck
 from tea_jax.rewards.worker_pool import WorkerPool
 from tea_jax.runtime.extras import extra
@@ -196,6 +196,7 @@ def regex_reward(
   compiled = compile_pattern(pattern, re.DOTALL | (re.IGNORECASE if ignore_case else 0))
   check = TextCheck("fullmatch" if full else "search", pattern, flags=compiled.flags)
 
+  @row_wise
   def regex(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
     found = check([text.strip() if full else text for text in completions])
     return np.array([match if hit else no_match for hit in found], np.float64)
@@ -224,6 +225,7 @@ def length_reward(
   if unit not in ("words", "characters"):
     raise ValueError(f"unit={unit!r} must be 'words' or 'characters'")
 
+  @row_wise
   def length(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
     sizes = np.array(
       [len(text.split() if unit == "words" else text) for text in completions], np.float64

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -113,6 +113,7 @@ class RolloutEngine:
     num_rollouts: int,
     prompt_ids: Sequence[int] | None = None,
     progress: Callable[[Progress], None] | None = None,
+    on_call: Callable[[slice, slice, Mapping[str, np.ndarray]], None] | None = None,
   ) -> Rollouts:
     """Samples `num_rollouts` completions of every prompt.
 
@@ -123,6 +124,8 @@ class RolloutEngine:
       num_rollouts: m.
       prompt_ids: number of each prompt, folded into its key; its place in the call by default.
       progress: called between segments, as `progress_bar` or a stream; it cannot change the result.
+      on_call: called with prompts, rollouts and fields `[prompts, rollouts, ...]` of each of the
+        calls that the batch takes, as soon as it has ended.
 
     Returns:
       `Rollouts` of numpy arrays: T_p and T_c are bucket sizes.
@@ -176,6 +179,8 @@ class RolloutEngine:
       for name, value in part.items():
         result[name][prompt_slice, rollout_slice] = value
       rows_done += part["finished"].size
+      if on_call is not None:
+        on_call(prompt_slice, rollout_slice, part)
     return Rollouts(**result)
 
   def weights(self, params: Params) -> tuple[Params, Params]:

@@ -10,6 +10,7 @@ Axes: P prompts, m rollouts of each, T completion tokens.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import time
 import zlib
@@ -23,6 +24,7 @@ from tea_jax.advantages import GroupRule
 from tea_jax.data import PromptIterator, columns_digest
 from tea_jax.evaluation.best_of_n import top_mean
 from tea_jax.evaluation.scoring import Scorer, Scores, sample_record
+from tea_jax.evaluation.scoring_ahead import ScoringAhead
 from tea_jax.models.causal_lm import num_parameters
 from tea_jax.models.digest import parameters_digest
 from tea_jax.models.policy import Policy
@@ -314,9 +316,11 @@ class Run:
     clock = Clock()
     with clock("rollout"):
       chosen = next(self.iterator)
-      rollouts = self._sample(chosen, self._key(_ROLLOUT, step))
+      size = self.parts.num_rollouts
+      with ScoringAhead(self.scorer, self.prompts, chosen, size, step=step) as ahead:
+        rollouts = self._sample(chosen, self._key(_ROLLOUT, step), ahead)
     with clock("reward"):
-      scores = self.scorer(self.prompts, chosen, rollouts, step=step)
+      scores = ahead.scores() or self.scorer(self.prompts, chosen, rollouts, step=step)
       processes.check_stop()
     with clock("reference"):
       on_devices = place(rollouts, self.mesh)
@@ -376,8 +380,11 @@ class Run:
     key = jax.random.fold_in(self.root, purpose)
     return key if step is None else jax.random.fold_in(key, step)
 
-  def _sample(self, chosen: np.ndarray, key: jax.Array) -> Rollouts:
-    rollouts = self.engine.generate(
+  def _sample(self, chosen: np.ndarray, key: jax.Array, ahead: ScoringAhead) -> Rollouts:
+    generate = self.engine.generate
+    if self.engine is self.learner.engine:
+      generate = functools.partial(self.learner.engine.generate, on_call=ahead.add)
+    rollouts = generate(
       self.learner.merge(self.state.trainable, self.frozen),
       [self.prompts.tokens[i] for i in chosen],
       key=key,

@@ -36,7 +36,7 @@ class Odd:
     return [None if len(text) % 2 else 1.0 for text in completions]
 
 
-def _batch(size):
+def make_batch(size):
   prompts = [Prompt(id=i, text=str(i), columns={"bonus": 10 * i}) for i in range(9)]
   data = EncodedPrompts(prompts, [[1]] * 9, [])
   lengths = np.random.default_rng(0).integers(1, 5, (size, M))
@@ -82,8 +82,8 @@ def _as_processes(monkeypatch, count, scorer, batch):
 def test_shares_give_the_scores_of_the_whole(tmp_path, monkeypatch, count, weighted):
   reward = WeightedReward({"a": (Length(), 2.0), "b": (Odd(), 0.5)}) if weighted else Length()
   scorer = Scorer(reward, Tokenizer(), num_steps=1, folder=tmp_path)
-  whole = scorer(*_batch(5), step=0)
-  shared = _as_processes(monkeypatch, count, scorer, _batch(5))
+  whole = scorer(*make_batch(5), step=0)
+  shared = _as_processes(monkeypatch, count, scorer, make_batch(5))
   np.testing.assert_array_equal(shared.rewards, whole.rewards)
   assert shared.texts.tolist() == whole.texts.tolist()
   # What a reward logs of its share is averaged over the prompts.
@@ -98,7 +98,7 @@ def test_a_share_that_failed_is_told_as_of_the_whole_batch(tmp_path, monkeypatch
   reward.fail = True
   scorer = Scorer(reward, Tokenizer(), num_steps=1, folder=tmp_path)
   with pytest.raises(RewardError, match=r"no answer.*completions of this call are in"):
-    _as_processes(monkeypatch, 2, scorer, _batch(5))
+    _as_processes(monkeypatch, 2, scorer, make_batch(5))
   assert len((tmp_path / "unscored_step_0.jsonl").read_text().splitlines()) >= 5 * M
 
 
@@ -111,5 +111,5 @@ def test_other_rewards_are_called_once_for_all(tmp_path, monkeypatch):
 
   monkeypatch.setattr(processes, "several", lambda: True)
   monkeypatch.setattr(processes, "on_first", lambda function, *arguments: function(*arguments))
-  Scorer(reward, Tokenizer(), num_steps=1, folder=tmp_path)(*_batch(5), step=0)
+  Scorer(reward, Tokenizer(), num_steps=1, folder=tmp_path)(*make_batch(5), step=0)
   assert calls == [5 * M]

@@ -35,17 +35,23 @@ def main(folder: str, *options: str) -> None:
     "validation": "_validate",
     "checkpoint": "_save",
   }.items():
-    setattr(run, name, _announced(stage, getattr(run, name)))
+    setattr(run, name, _Announced(stage, getattr(run, name)))
   run.train(lambda step, record: print("step", step, flush=True))
   print("done", flush=True)
 
 
-def _announced(stage, method):
-  def wrapped(*arguments, **options):
-    print(stage, flush=True)
-    return method(*arguments, **options)
+class _Announced:
+  """What it wraps, but that a call of it is told first."""
 
-  return wrapped
+  def __init__(self, stage, wrapped):
+    self._stage, self._wrapped = stage, wrapped
+
+  def __call__(self, *arguments, **options):
+    print(self._stage, flush=True)
+    return self._wrapped(*arguments, **options)
+
+  def __getattr__(self, name):
+    return getattr(self._wrapped, name)
 
 
 if __name__ == "__main__":

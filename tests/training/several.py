@@ -107,6 +107,7 @@ def main(folder: str, case: str) -> None:
   processes.connect()
   import jax
 
+  from tea_jax.rewards import row_wise
   from tests.training import tiny
 
   changes = {
@@ -141,7 +142,7 @@ def main(folder: str, case: str) -> None:
     return scores
 
   if case == "shares":
-    reward.row_wise = True
+    row_wise(reward)
   try:
     result = tiny.run(tiny.config(folder, **changes), tiny.policy(), on_step=told, reward=reward)
   except KeyboardInterrupt:
