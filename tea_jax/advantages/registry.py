@@ -97,6 +97,28 @@ def make_advantage(name: str, **arguments: Any) -> GroupRule:
   return AdvantageSpec(name, arguments).build()
 
 
+def rule_words(text: str) -> list[str]:
+  """The name in a rule's text and its `argument=value` parts, not yet checked.
+
+  Example:
+    >>> rule_words("prefix_tea:fractions=0.5,1.0,order=1")
+    ['prefix_tea', 'fractions=0.5,1.0', 'order=1']
+    >>> rule_words("my_file.py:factory:margin=0.5")
+    ['my_file.py:factory', 'margin=0.5']
+  """
+  name, _, rest = text.partition(":")
+  first, _, after = rest.partition(":")
+  if name not in _REGISTRY and first.isidentifier():
+    name, rest = f"{name}:{first}", after
+  parts: list[str] = []
+  for part in filter(None, rest.split(",")):
+    if parts and "=" not in part:
+      parts[-1] += f",{part}"
+    else:
+      parts.append(part)
+  return [name.strip(), *parts]
+
+
 @dataclasses.dataclass(frozen=True)
 class AdvantageSpec:
   """An advantage rule by name, and those of its arguments that differ from its defaults.
@@ -141,17 +163,7 @@ class AdvantageSpec:
     Raises:
       ValueError: for a part that is no `argument=value`, and what the class refuses.
     """
-    name, _, rest = text.partition(":")
-    first, _, after = rest.partition(":")
-    if name not in _REGISTRY and first.isidentifier():
-      name, rest = f"{name}:{first}", after
-    parts: list[str] = []
-    for part in filter(None, rest.split(",")):
-      if parts and "=" not in part:
-        parts[-1] += f",{part}"
-      else:
-        parts.append(part)
-    return cls.from_words([name.strip(), *parts])
+    return cls.from_words(rule_words(text))
 
   @classmethod
   def from_words(cls, words: list[str]) -> AdvantageSpec:
@@ -178,13 +190,14 @@ class AdvantageSpec:
 
   @classmethod
   def from_dict(cls, values: Mapping[str, Any]) -> AdvantageSpec:
-    """Reads `{"name": "tea", "budget": 256}`, as YAML has it.
+    """Reads `{"name": "tea", "budget": 256}`, as YAML has it; the name may be a text as above.
 
     Raises:
       ValueError: what the class refuses.
     """
+    named = cls.parse(str(values.get("name", "tea")))
     arguments = {key: value for key, value in values.items() if key != "name"}
-    return cls(str(values.get("name", "tea")), arguments)
+    return cls(named.name, {**named.arguments, **arguments})
 
   def to_dict(self) -> dict[str, Any]:
     """`{"name": "tea", "budget": 256}`."""

@@ -15,7 +15,12 @@ import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
-from tea_jax.advantages.registry import AdvantageSpec, advantage_factory, available_advantages
+from tea_jax.advantages.registry import (
+  AdvantageSpec,
+  advantage_factory,
+  available_advantages,
+  rule_words,
+)
 from tea_jax.runs.checks import named_by
 from tea_jax.runs.help import entries, help_page
 from tea_jax.runtime.extras import extra
@@ -185,9 +190,10 @@ def _take_rule(
       value = ",".join(values) if values else "true"
     given[name.replace("-", "_")] = value
   named = bool(given)
-  name = given.pop("name", default.name)
+  # The name may bring arguments, as in `tea:budget=256`; flags of their own come later.
+  name, *words = rule_words(given.pop("name", default.name))
   # Another rule starts from its own defaults.
-  kept = default.to_words()[1:] if name == default.name else []
+  kept = [*(default.to_words()[1:] if name == default.name else ()), *words]
   kept = [word for word in kept if word.partition("=")[0] not in given]
   return [name, *kept, *(f"{key}={value}" for key, value in given.items())], rest, named
 

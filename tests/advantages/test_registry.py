@@ -100,6 +100,7 @@ def test_texts_become_what_the_signature_says(text, arguments):
   assert AdvantageSpec.parse(str(spec)) == spec
   assert AdvantageSpec.from_words(spec.to_words()) == spec
   assert AdvantageSpec.from_dict(spec.to_dict()) == spec
+  assert AdvantageSpec.from_dict({"name": str(spec)}) == spec
   parameters = spec.build().parameters
   assert {name: parameters[name] for name in arguments} == arguments
 

@@ -26,6 +26,11 @@ def parsed(words, default=None):
     ("--steps 9 --advantage tea:budget=64", "tea:budget=64"),
     ("--advantage tea budget=64 --steps 9", "tea:budget=64"),
     ("--advantage.name grpo --advantage.normalize", "grpo:normalize=true"),
+    ("--advantage.name tea:tail_fraction=0.5", "tea:tail_fraction=0.5"),
+    (
+      "--advantage.name tea:budget=9,tail_fraction=0.5 --advantage.budget 64",
+      "tea:tail_fraction=0.5,budget=64",
+    ),
     (
       "--advantage.name prefix_tea --advantage.fractions 0.5 1 --advantage.order 1 --advantage."
       "shuffle False",
