@@ -16,7 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-AttentionKind = Literal["auto", "xla", "cudnn"]
+from tea_jax.models.cudnn_segment import cudnn_takes
+from tea_jax.models.fused_attention import fused_segment_attention
+from tea_jax.models.visibility import visible_keys
+
+AttentionKind = Literal["auto", "xla", "cudnn", "fused"]
 
 # Finite: a row of padding that may attend to nothing stays finite, and its gradient too.
 MASKED = -1e30
@@ -37,15 +41,16 @@ def causal_attention(
     query, key, value: one segment, left-aligned.
     lengths: valid tokens of each row; only cuDNN uses it, to skip padding.
     sliding_window: keys a query may look back on, itself included.
-    kind: `"cudnn"` on GPU in half precision, `"xla"` anywhere, `"auto"` chooses.
+    kind: `"cudnn"` on GPU in half precision, `"xla"` anywhere, `"auto"` chooses; `"fused"` is cuDNN
+      where `"auto"` is, and `fused_attention` elsewhere.
 
   Returns:
     Attended values; what stands on padding means nothing.
   """
-  if kind == "auto":
-    half = query.dtype in (jnp.bfloat16, jnp.float16)
-    gpu = jax.default_backend() == "gpu"
-    kind = "cudnn" if gpu and half and query.shape[-1] % 8 == 0 <= 128 - query.shape[-1] else "xla"
+  if kind in ("auto", "fused") and cudnn_takes(query.dtype, query.shape[-1]):
+    kind = "cudnn"
+  if kind == "fused":
+    return fused_segment_attention(query, (key, value), sliding_window=sliding_window)
   if kind == "cudnn":
     window = None if sliding_window is None else (sliding_window - 1, 0)
     return jax.nn.dot_product_attention(
@@ -61,19 +66,6 @@ def causal_attention(
   positions = jnp.arange(query.shape[1])
   visible = visible_keys(positions, positions, sliding_window)
   return segment_attention(query, [(key, value, visible[None])])
-
-
-def visible_keys(
-  query_positions: Int[Array, "*batch T"],
-  key_positions: Int[Array, "*batch S"],
-  sliding_window: int | None,
-) -> Bool[Array, "*batch T S"]:
-  """True where a query may see a key: not in its future, not beyond the window."""
-  distance = query_positions[..., :, None] - key_positions[..., None, :]
-  visible = distance >= 0
-  if sliding_window is not None:
-    visible &= distance < sliding_window
-  return visible
 
 
 def segment_attention(

@@ -23,7 +23,6 @@ from tea_jax.models.attention import (
   as_cache,
   cached_attention,
   causal_attention,
-  visible_keys,
   write_cache,
 )
 from tea_jax.models.causal_lm import Params
@@ -35,6 +34,7 @@ from tea_jax.models.layers import (
   normalize,
   rotary_table,
 )
+from tea_jax.models.visibility import visible_keys
 
 Cache = tuple[KeyValue, ...]
 

@@ -22,11 +22,12 @@ from tea_jax.models.attention import (
   AttentionKind,
   causal_attention,
   segment_attention,
-  visible_keys,
 )
 from tea_jax.models.causal_lm import Params, Remat
 from tea_jax.models.config import ModelConfig
+from tea_jax.models.fused_attention import fused_segment_attention
 from tea_jax.models.layers import normalize
+from tea_jax.models.visibility import visible_keys
 
 
 def group_hidden_states(
@@ -62,10 +63,11 @@ def group_hidden_states(
   _, rollouts, width = inputs.shape
   prompt_positions = jnp.broadcast_to(jnp.arange(prompt_width), prompt_tokens.shape)
   positions = prompt_lengths[:, None] + jnp.arange(width)
-  visible_prompt = visible_keys(positions, prompt_positions, config.sliding_window)
+  window = config.sliding_window
+  visible_prompt = visible_keys(positions, prompt_positions, window)
   visible_prompt &= (prompt_positions < prompt_lengths[:, None])[:, None]
   visible_prompt = jnp.repeat(visible_prompt, rollouts, axis=0)
-  visible_own = visible_keys(jnp.arange(width), jnp.arange(width), config.sliding_window)[None]
+  visible_own = visible_keys(jnp.arange(width), jnp.arange(width), window)[None]
   # On one device all groups are one list: plain products of two matrices.
   axes = 1 if mesh is None else 2
 
@@ -81,12 +83,17 @@ def group_hidden_states(
       k_prompt,
       v_prompt,
       lengths=prompt_lengths,
-      sliding_window=config.sliding_window,
+      sliding_window=window,
       kind=attention,
     )
     attended = [attended_prompt]
     if width:
-      own = segment_attention(q, [(k_prompt, v_prompt, visible_prompt), (k, v, visible_own)])
+      if attention == "fused":
+        own = fused_segment_attention(
+          q, (k, v), (k_prompt, v_prompt), prompt_lengths, sliding_window=window
+        )
+      else:
+        own = segment_attention(q, [(k_prompt, v_prompt, visible_prompt), (k, v, visible_own)])
       attended.append(own.reshape(prompts, rollouts * width, *own.shape[2:]))
     return jnp.concatenate(attended, axis=1).reshape(query.shape), None
 

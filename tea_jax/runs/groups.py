@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from tea_jax.models.attention import AttentionKind
 from tea_jax.models.lora import LoraConfig
 from tea_jax.runs.checks import check_fields, require
 from tea_jax.runtime.processes import Distributed
@@ -30,7 +31,8 @@ class PolicyConfig:
     remat: what the backward pass recomputes: "none", "full" (each layer) or "dots" (all but the
       matrix products). "full" needs the least memory.
     scan_layers: scan over the layers (short compiles), or unroll them (a little faster).
-    attention: "auto", "xla" or "cudnn".
+    attention: "auto", "xla", "cudnn", or "fused": by blocks of keys, which saves memory in updates
+      of long prompts and completions.
     lora_rank: train low-rank adapters of this rank instead of all weights; 0 trains all weights.
     lora_alpha: scale of the adapters, alpha / rank; None for alpha = 2 rank.
     lora_targets: projections that get adapters.
@@ -41,7 +43,7 @@ class PolicyConfig:
   param_dtype: Literal["float32", "bfloat16"] = "float32"
   remat: Literal["none", "full", "dots"] = "full"
   scan_layers: bool = True
-  attention: Literal["auto", "xla", "cudnn"] = "auto"
+  attention: AttentionKind = "auto"
   lora_rank: int = 0
   lora_alpha: float | None = None
   lora_targets: tuple[str, ...] = _PROJECTIONS

@@ -15,6 +15,7 @@ import jax
 from tea_jax.models.causal_lm import abstract_params, num_parameters
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.decode_sharding import copies_weights
+from tea_jax.models.fused_attention import KEY_BLOCK
 from tea_jax.models.fused_head import default_chunk
 from tea_jax.models.lora import init_adapters
 from tea_jax.rollout.cache import DEFAULT_MEMORY, batch_shape, bucket, prompt_bytes, row_bytes
@@ -166,6 +167,8 @@ def _activation_bytes(
   kv_heads = model.num_kv_heads * model.head_dim
   linear = 2 * model.hidden_size + 2 * heads + 2 * kv_heads + 2 * inner
   everything = linear + 4 * model.hidden_size + 2 * inner
+  if config.model.attention == "fused":
+    context = min(context, KEY_BLOCK)
   scores = 2 * model.num_heads * context
   layer = tokens * item * (everything + scores)
   kept = tokens * item * model.hidden_size

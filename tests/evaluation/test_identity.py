@@ -1,4 +1,4 @@
-"""The fingerprint of weights: one for the same bits, another for any other.
+"""The fingerprint of weights: one for the same bits, another for any other. That of evaluations.
 
 `tests/models/test_sharding.py` checks that shards do not count.
 """
@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tea_jax.evaluation.identity import evaluation_spec
 from tea_jax.models.digest import bit_sum, parameters_digest
+from tea_jax.runs.groups import DataConfig, PolicyConfig, RolloutConfig
 
 DTYPES = ("float32", "bfloat16", "float16", "int8", "uint32")
 
@@ -58,3 +60,14 @@ def test_order_names_and_types_count():
   )
   assert len({digest, *(parameters_digest(other) for other in others)}) == 7
   assert parameters_digest({"b": np.asarray(values + 1), "a": np.asarray(values)}) == digest
+
+
+@pytest.mark.parametrize("setting", [{"attention": "fused"}, {"remat": "none"}])
+def test_how_a_gradient_is_computed_does_not_identify_stored_completions(setting):
+  usual, other = (
+    evaluation_spec(
+      {"a": weights()}, model=model, data=DataConfig(), sampling=RolloutConfig(), seed=0
+    )
+    for model in (PolicyConfig(), PolicyConfig(**setting))
+  )
+  assert usual == other

@@ -83,6 +83,17 @@ def test_recomputation_saves_activations(tmp_path):
   assert none > dots > full
 
 
+def test_fused_attention_holds_the_scores_of_one_block_of_keys(tmp_path):
+  def activations(attention, length):
+    model = {"remat": "none", "attention": attention}
+    sampling = {"max_completion_length": length}
+    estimate = _estimate(tmp_path, model=model, sampling=sampling)
+    return estimate.update["activations"]
+
+  assert activations("fused", 8) == activations("auto", 8)
+  assert activations("fused", 1024) < 0.5 * activations("auto", 1024)
+
+
 @pytest.mark.parametrize("rollouts, prompts", [(8, 2), (8, 5), (6, 1)])
 def test_shapes_are_those_of_the_engine(tmp_path, monkeypatch, rollouts, prompts):
   changes = {"sampling": {"num_rollouts": rollouts}, "data": {"prompts_per_step": prompts}}
