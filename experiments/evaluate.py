@@ -18,13 +18,13 @@ import yaml
 
 from experiments import command, train
 from tea_jax.evaluation import sources
+from tea_jax.evaluation.named import records_of
 from tea_jax.evaluation.records import Records
 from tea_jax.evaluation.report import write_report
-from tea_jax.evaluation.reward_files import is_reward_file, read_reward_file
-from tea_jax.rewards import RewardFunction
+from tea_jax.evaluation.reward_files import is_reward_file
 from tea_jax.rewards.verifiers import answer_reader
 from tea_jax.runs.config import RunConfig, load_groups, to_dict
-from tea_jax.runs.datasets import Splits, encode, load_splits
+from tea_jax.runs.datasets import load_splits
 from tea_jax.runs.flags import parse_tree
 from tea_jax.runs.own_code import check_own_code
 from tea_jax.runs.presets import get_preset
@@ -38,10 +38,13 @@ class Flags(sources.HeldOut):
   Attributes:
     output: folder of the records and the report.
     baselines: labels that the others are compared with; the first policy by default.
+    at_kl: draw the weights of run folders back towards those they began with until their KL on the
+      held-out prompts, nats a completion, is this; None leaves them.
     figures: draw figures (needs matplotlib).
   """
 
   output: str = "runs/evaluation"
+  at_kl: float | None = None
   baselines: tuple[str, ...] = ()
   figures: bool = True
 
@@ -81,25 +84,6 @@ def parse(arguments: list[str]) -> tuple[dict[str, list[str]], Flags, bool]:
   return policies, flags, known.dry_run
 
 
-def evaluate(
-  label: str, name: str, flags: Flags, splits: Splits, reward: RewardFunction
-) -> Records:
-  """Records of one policy, in a folder named by its label."""
-  prompts = splits["test"][: flags.evaluation.num_prompts]
-  output = {
-    "folder": pathlib.Path(flags.output) / "records" / label,
-    "progress": lambda done, total: print(f"  {done}/{total}", flush=True),
-  }
-  about = f"prompts x {flags.evaluation.num_samples} completions"
-  if sources.is_server(name):
-    print(f"{label}: {len(prompts)} {about}", flush=True)
-    return sources.evaluate_server(name, flags, prompts, reward, **output)
-  policy = sources.load_finished(name, flags)
-  encoded = encode(prompts, policy, flags.data, flags.sampling)
-  print(f"{label}: {len(encoded)} {about}", flush=True)
-  return sources.evaluate_weights(policy, flags, encoded, reward, **output)
-
-
 def main(arguments: list[str] | None = None) -> int:
   return command.run(lambda: work(sys.argv[1:] if arguments is None else arguments))
 
@@ -117,21 +101,24 @@ def work(arguments: list[str]) -> None:
   splits = functools.cache(lambda: load_splits(flags.data))
   reward = functools.cache(lambda: flags.reward.build())
   runs: dict[str, list[Records]] = {}
+  told: dict[str, str] = {}
+  say = functools.partial(print, flush=True)
+  records = pathlib.Path(flags.output) / "records"
   for label, names in policies.items():
-    for index, name in enumerate(names):
-      folder = label if len(names) == 1 else f"{label}-{index}"
-      runs.setdefault(label, []).append(
-        read_reward_file(name)
-        if is_reward_file(name)
-        else evaluate(folder, name, flags, splits(), reward())
-      )
+    folders = [label] if len(names) == 1 else [f"{label}-{index}" for index in range(len(names))]
+    found = [
+      records_of(name, flags, splits, reward, folder=records / folder, at_kl=flags.at_kl, say=say)
+      for folder, name in zip(folders, names, strict=True)
+    ]
+    runs[label] = [each for each, _ in found]
+    told[label] = ", ".join(about for _, about in found)
   report = write_report(
     flags.output,
     runs,
     baselines=flags.baselines or tuple(list(runs)[:1]),
     title="Evaluation",
     settings={
-      **{label: ", ".join(names) for label, names in policies.items()},
+      **told,
       **{name: to_dict(getattr(flags, name)) for name in ("data", "reward", "sampling")},
     },
     budgets=flags.evaluation.budgets or None,

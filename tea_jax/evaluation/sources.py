@@ -64,11 +64,16 @@ def finished_policy(name: str) -> str:
     ValueError: for the folder of a run that has not ended.
   """
   folder = pathlib.Path(name)
-  if not (folder / "config.yaml").is_file():
+  if not is_run(name):
     return name
   if not (folder / "policy").is_dir():
     raise ValueError(f"{name} holds no finished policy; let its run end first")
   return str(folder / "policy")
+
+
+def is_run(name: str) -> bool:
+  """Whether the name of a policy is the folder of a run, which knows what it began with."""
+  return (pathlib.Path(name) / "config.yaml").is_file()
 
 
 def load_finished(name: str, settings: HeldOut) -> Policy:
@@ -98,14 +103,19 @@ def evaluate_weights(
     folder: of the records.
     progress: called with the prompts done and their total.
   """
-  engine = RolloutEngine(
+  engine = engine_of(policy, settings, prompts)
+  return evaluate_engine(
+    engine, policy.params, prompts, reward, settings, folder=folder, progress=progress
+  )
+
+
+def engine_of(policy: Policy, settings: HeldOut, prompts: EncodedPrompts) -> RolloutEngine:
+  """The engine that samples a policy of ours as the settings say."""
+  return RolloutEngine(
     policy,
     build.sampler_config(settings.sampling),
     smallest_prompt=max(map(len, prompts.tokens)),
     mesh=build.run_mesh(RunConfig(mesh=settings.mesh)),
-  )
-  return evaluate_engine(
-    engine, policy.params, prompts, reward, settings, folder=folder, progress=progress
   )
 
 

@@ -1,15 +1,16 @@
 """experiments.evaluate and experiments.tail_diagnostics on a tiny policy and stored records."""
 
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
 import yaml
 
-from experiments import command, evaluate, tail_diagnostics
+from experiments import command, evaluate, tail_diagnostics, train
 from tea_jax.data import make_prompt
-from tea_jax.evaluation import sources
+from tea_jax.evaluation import drawn_back, sources
 from tea_jax.evaluation.evaluate import evaluate_policy
 from tea_jax.evaluation.records import Samples, read_records
 
@@ -171,3 +172,28 @@ def test_tail_diagnostics_refuse_too_few_completions(tmp_path, capsys):
   store(tmp_path / "few", np.random.default_rng(0).normal(size=(3, 16)))
   assert tail_diagnostics.main([str(tmp_path / "few"), "--output", str(tmp_path / "out")]) == 2
   assert "num_fitted=32 must be at least 8 and below the 16" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_is_drawn_back_to_a_kl(policy_folder, arguments, tmp_path, capsys, monkeypatch):
+  run = tmp_path / "run"
+  shared = arguments[arguments.index("--data.prompts") :]
+  settings = shared[: shared.index("--evaluation.num-prompts")]
+  learning = ["--steps", "4", "--optimizer.learning-rate", "0.02", "--optimizer.warmup-steps", "0"]
+  learning += ["--advantage.name", "grpo"]
+  quiet = ["--validation.every", "0", "--run-folder", str(run)]
+  assert train.main(["--model.name", policy_folder[0], *settings, *learning, *quiet]) == 0
+  policies = [f"base={policy_folder[0]}", f"run={run}"]
+  rest = arguments[len(policy_folder) :]
+  assert evaluate.main([*policies, *rest, "--at-kl", "0.02"]) == 0
+  told = re.search(r"(0\.\d+) of the way from its base, KL (0\.\d+)", capsys.readouterr().out)
+  assert told is not None
+  assert 0 < float(told[1]) < 1
+  assert float(told[2]) == pytest.approx(0.02, rel=0.1)
+  assert told[0] in (tmp_path / "out" / "report.md").read_text()
+  monkeypatch.setattr(drawn_back, "measured_kl", lambda *a, **k: pytest.fail)
+  assert evaluate.main([*policies, *rest, "--at-kl", "0.02"]) == 0  # found before
+  assert told[0] in capsys.readouterr().out
+  monkeypatch.undo()
+  assert evaluate.main([*policies, *rest, "--at-kl", "90", "--output", str(tmp_path / "far")]) == 2
+  assert "choose a smaller KL" in capsys.readouterr().err
