@@ -5,7 +5,6 @@ Axes: P prompts, m rollouts of each.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from tea_jax.rollout.types import Rollouts
+from tea_jax.runs.group_cut import micro_batch_shape, spread_factor
 from tea_jax.runs.length_cut import bucket_widths, length_cut
 from tea_jax.training.length_buckets import PER_PROMPT, by_width, cut_by_length
 
@@ -64,26 +64,6 @@ def cut_batch(
   return MicroBatches(split_micro_batches(spread, shape), join)
 
 
-def micro_batch_shape(
-  prompts: int, rollouts: int, micro_batch_rollouts: int, *, shards: int = 1
-) -> tuple[int, int]:
-  """(prompts, rollouts of each) of a micro-batch: of every shard's prompts where they divide.
-
-  Whole groups stay together while they fit, since a group computes its prompt once.
-
-  Args:
-    prompts, rollouts: P and m of the batch.
-    micro_batch_rollouts: rollouts of a micro-batch, at most.
-    shards: parts into which the devices split the prompts.
-  """
-  width = math.gcd(micro_batch_rollouts, rollouts)
-  height = math.gcd(micro_batch_rollouts // width, prompts)
-  own, rest = divmod(micro_batch_rollouts, shards)
-  if height % shards and not (prompts % shards or rest or own == 0 or rollouts % own):
-    return shards, own
-  return height, width
-
-
 def split_micro_batches(tree: Tree, shape: tuple[int, int]) -> Tree:
   """Reshapes the leaves `[P, m, ...]` of a batch to `[n, p, r, ...]`, micro-batches of p x r.
 
@@ -114,11 +94,10 @@ def join_micro_batches(leaf: Array, prompts: int, rollouts: int) -> Array:
 def spread_groups(tree: Tree, shards: int) -> Tree:
   """Cuts groups `[P, m, ...]` to `[P f, m / f, ...]` so that devices divide the leading axis.
 
-  f is the smallest that does, 1 if none does; the prompt of a cut group is repeated.
+  f is `spread_factor`; the prompt of a cut group is repeated.
   """
   prompts, rollouts = tree["lengths"].shape
-  fitting = [f for f in range(1, shards + 1) if prompts * f % shards == 0 and rollouts % f == 0]
-  factor = min(fitting, default=1)
+  factor = spread_factor(prompts, rollouts, shards)
 
   def cut(name: str, leaf: Array | None) -> Array | None:
     if leaf is None or factor == 1:

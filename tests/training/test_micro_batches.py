@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tea_jax.runs.group_cut import micro_batch_shape
 from tea_jax.training.micro_batches import (
   join_micro_batches,
-  micro_batch_shape,
   split_micro_batches,
   spread_groups,
 )
@@ -27,13 +27,6 @@ def test_splitting_and_joining_restores_the_order(shards):
     # Every part of a group meets its own prompt.
     own = split["values"][:, :, 0, 0] // (2 * M)
     np.testing.assert_array_equal(split["prompt_lengths"], own)
-
-
-def test_micro_batches_hold_rollouts_of_every_shard():
-  assert micro_batch_shape(8, 64, 64, shards=8) == (8, 8)
-  assert micro_batch_shape(8, 64, 128, shards=2) == (2, 64)
-  # What does not divide stays whole.
-  assert micro_batch_shape(3, 64, 64, shards=2) == (1, 64)
 
 
 def test_groups_are_cut_where_prompts_are_fewer_than_devices():
