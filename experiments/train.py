@@ -38,16 +38,24 @@ def parse(arguments: list[str]) -> tuple[RunConfig, bool]:
 
 
 def dry_run(config: RunConfig) -> None:
-  """Prints parameter count, memory estimate and compiled shapes; loads no weights."""
+  """Prints what a run takes and, where it does not fit, what to change; loads no weights."""
   import jax
 
   from tea_jax.runs.plan import describe, estimate_memory
+  from tea_jax.runs.plan_advice import advise, describe_advice
 
   print(f"rule: {config.advantage_rule()!r}")
-  estimate = estimate_memory(
-    config, model_config(config.model.name), num_devices=jax.device_count()
-  )
+  model = model_config(config.model.name)
+
+  def estimated(config: RunConfig):
+    return estimate_memory(config, model, num_devices=jax.device_count())
+
+  estimate = estimated(config)
   print(describe(estimate))
+  limit = estimate.limit
+  if limit is not None and estimate.peak > limit:
+    advice = advise(config, limit, lambda changed: estimated(changed).peak)
+    print(describe_advice(advice, limit=limit))
 
 
 def model_config(name: str) -> ModelConfig:

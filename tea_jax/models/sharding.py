@@ -124,7 +124,7 @@ def logical_axes(path: tuple[str, ...]) -> tuple[str | None, ...]:
 def param_shardings(
   params: Mapping[str, Any],
   config: ModelConfig,
-  mesh: Mesh | None,
+  mesh: Mesh | AbstractMesh | None,
   rules: ShardingRules = ShardingRules(),
 ) -> dict[str, Any] | None:
   """The tree of `NamedSharding`s for a tree of parameters (or of their shapes).

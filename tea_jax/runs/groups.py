@@ -268,12 +268,15 @@ class MeshConfig:
     tensor: parts into which each matrix product is split.
     distributed: joins the processes of experiments.train: "auto" if the environment says that there
       are several (JAX_COORDINATOR_ADDRESS, a Slurm step, Open MPI, a TPU slice), "always", "never".
+    memory_gb: of one device, for --dry-run, which says what to change where a run does not fit; 0
+      for what the accelerator reports.
   """
 
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
   distributed: Distributed = "auto"
+  memory_gb: float = 0.0
 
   def __post_init__(self) -> None:
     check_fields(self, "mesh")
@@ -282,6 +285,10 @@ class MeshConfig:
     )
     for name in ("fsdp", "tensor"):
       require(getattr(self, name) >= 1, f"mesh.{name}={getattr(self, name)} must be at least 1.")
+    require(
+      0 <= self.memory_gb < float("inf"),
+      f"mesh.memory_gb={self.memory_gb} must be >= 0 (0: what the accelerator reports).",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,7 +304,8 @@ class LoggingConfig:
     samples_per_prompt: rollouts of each prompt written (the best, the worst, then in order).
     profile_steps: steps, counted from 1, that JAX's profiler records into `profile/`.
     peak_teraflops: of one device; adds the share of it that the model's arithmetic takes
-      (`utilization/*`). 0 for none.
+      (`utilization/*`), and --dry-run the seconds that a step takes at least. 0 for none.
+    peak_bandwidth: of one device's memory, in GB a second, for those seconds. 0 for none.
   """
 
   live: bool = True
@@ -307,6 +315,7 @@ class LoggingConfig:
   samples_per_prompt: int = 4
   profile_steps: tuple[int, ...] = ()
   peak_teraflops: float = 0.0
+  peak_bandwidth: float = 0.0
 
   def __post_init__(self) -> None:
     check_fields(self, "logging")
@@ -314,7 +323,9 @@ class LoggingConfig:
       all(step >= 1 for step in self.profile_steps),
       f"logging.profile_steps={self.profile_steps} must be steps, counted from 1.",
     )
-    require(self.peak_teraflops >= 0, f"logging.peak_teraflops={self.peak_teraflops} is negative.")
+    for name in ("peak_teraflops", "peak_bandwidth"):
+      value = getattr(self, name)
+      require(value >= 0, f"logging.{name}={value} is negative.")
     for name in ("samples_every", "samples_per_prompt"):
       value = getattr(self, name)
       require(value >= 0, f"logging.{name}={value} must be >= 0 (0: none).")

@@ -1,55 +1,85 @@
-"""What a run will take, from shapes alone: parameters, memory of a device, compiled shapes.
+"""What a run will take, from shapes alone: parameters, memory of a device, time, compiled shapes.
 
-An estimate of the policy's part (a reward model comes on top): it counts arrays that must exist at
-the same time, not what a compiler adds. XLA's own plan for the update of a 135M model was 5 %
-larger with recomputation and 15 % larger without; the process needs about 1 GB more.
+Memory is within 15 % of XLA's own plan for the update and for the rollouts on a CPU, on one device
+and on four (`python -m tests.benchmarks.plan_memory`); the process needs about 1 GB more. On a CPU
+it counts what XLA does there alone, unless `mesh.memory_gb` says that an accelerator is meant.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 
 from tea_jax.models.causal_lm import abstract_params, num_parameters
 from tea_jax.models.config import ModelConfig
-from tea_jax.models.decode_sharding import copies_weights
-from tea_jax.models.fused_attention import KEY_BLOCK
-from tea_jax.models.fused_head import default_chunk
+from tea_jax.models.decode_sharding import DECODE_RULES
 from tea_jax.models.lora import init_adapters
-from tea_jax.rollout.cache import DEFAULT_MEMORY, batch_shape, bucket, prompt_bytes, row_bytes
+from tea_jax.rollout.cache import DEFAULT_MEMORY, bucket, prompt_bytes, row_bytes
 from tea_jax.runs.config import RunConfig
-from tea_jax.runs.length_cut import bucket_widths, length_cut
+from tea_jax.runs.plan_layout import tree_bytes
+from tea_jax.runs.plan_reward import reward_bytes, reward_models
+from tea_jax.runs.plan_shapes import (
+  DecodeShape,
+  UpdateShape,
+  decode_shape,
+  decoding_devices,
+  plan_mesh,
+  update_shape,
+)
+from tea_jax.runs.plan_time import StepSeconds, step_seconds
+from tea_jax.runs.plan_update import update_bytes
 from tea_jax.runtime.memory import device_limit_bytes
 
 
 class Estimate(NamedTuple):
-  """Memory of one device, in bytes.
+  """Memory of one device, in bytes, and a bound of a step's time.
 
   Attributes:
     num_parameters: of the policy.
     num_trainable: of them (or of the adapters) that are trained.
     always: name -> bytes that live for the whole run.
     rollout: name -> bytes while sampling.
+    reward: name -> bytes while reward models score.
     update: name -> bytes while updating.
-    shapes: what will be compiled, name -> shapes.
+    decode, batch: what will be compiled.
     decode_memory: bytes that rows decoded together may take.
+    limit: bytes that a device has, None where that is not known.
+    seconds: lower bound of a step's time, None without the peaks of a device.
+    not_counted: reward models whose config is not at hand.
+    cpu: the plan is XLA's for a CPU.
   """
 
   num_parameters: int
   num_trainable: int
   always: dict[str, int]
   rollout: dict[str, int]
+  reward: dict[str, int]
   update: dict[str, int]
-  shapes: dict[str, str]
+  decode: DecodeShape
+  batch: UpdateShape
   decode_memory: int
+  limit: int | None
+  seconds: StepSeconds | None
+  not_counted: tuple[str, ...]
+  cpu: bool
 
   @property
   def peak(self) -> int:
-    """Bytes of the fuller of the two phases."""
-    phases = (sum(self.rollout.values()), sum(self.update.values()))
-    return sum(self.always.values()) + max(phases)
+    """Bytes of the fullest phase."""
+    phases = (self.rollout, self.reward, self.update)
+    return sum(self.always.values()) + max(sum(phase.values()) for phase in phases)
+
+  @property
+  def shapes(self) -> dict[str, str]:
+    """What will be compiled, name -> shapes."""
+    return {
+      "prefill": f"{self.decode.prompts} prompts x {self.decode.prompt} tokens",
+      "decode": str(self.decode),
+      "update": str(self.batch),
+    }
 
 
 _MOMENTS = {"adamw": 2, "lion": 1, "sgd": 1}
@@ -66,76 +96,59 @@ def estimate_memory(
     prompt_length: longest prompt in tokens; `data.max_prompt_length` if not known.
     num_devices: of the mesh.
   """
+  mesh = plan_mesh(config, num_devices)
   prompt = bucket(prompt_length or config.data.max_prompt_length, smallest=16)
-  completion = config.sampling.max_completion_length
-  prompts, group = config.data.prompts_per_step, config.sampling.num_rollouts
-  item, stored = (
-    2 if dtype == "bfloat16" else 4
-    for dtype in (config.model.compute_dtype, config.model.param_dtype)
+  cpu = jax.default_backend() == "cpu" and not config.mesh.memory_gb
+  sizes = _sizes(config, model, mesh)
+  limit = int(config.mesh.memory_gb * 2**30) or device_limit_bytes()
+  memory = _decode_memory(config, sizes, limit)
+  item = _item(config.model.compute_dtype)
+  devices, _ = decoding_devices(config, model, mesh)
+  decode = decode_shape(
+    config, model, prompt=prompt, item=item, memory=memory * devices, devices=devices
   )
-  total = num_parameters(abstract_params(model))
-  lora = config.model.lora
-  trained = total
-  if lora is not None:
-    trained = num_parameters(jax.eval_shape(lambda: init_adapters(model, lora, jax.random.key(0))))
-  split = config.mesh.fsdp * config.mesh.tensor
-  copies = config.mesh.data if config.mesh.data > 0 else max(1, num_devices // split)
-  shards = copies * config.mesh.fsdp
-
-  moments = _MOMENTS[config.optimizer.name]
-  if config.optimizer.name == "sgd" and config.optimizer.beta1 == 0:
-    moments = 0
-  always = {"parameters": stored * total, "optimiser": 4 * trained * moments}
-  if lora is not None:
-    always["adapters"] = 4 * trained
-  elif config.objective.needs_reference:
-    always["reference"] = 4 * total
-  always = {name: size // split for name, size in always.items()}
-
-  # Weights are copied to the devices of `fsdp` where they fit, and rows are then split over them.
-  copied = num_devices > 1 and copies_weights(model, config.model.compute_dtype, config.mesh.tensor)
-  decoding = copies * (config.mesh.fsdp if copied else 1)
-  rollout = {"decoding weights": item * total // (config.mesh.tensor if copied else split)}
-  if lora is not None:
-    rollout["merged weights"] = max(item, stored) * total // split
-  memory = _decode_memory(config, {**always, **rollout}) * decoding
-  decoded = bucket(completion, smallest=8)
-  height, part = batch_shape(
-    model, group, prompt_length=prompt, completion_length=decoded, item_size=item, memory=memory
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  batch = update_shape(config, prompt=prompt, shards=shards)
+  # Where devices do not divide the rows, each decodes all.
+  cache = row_bytes(model, decode.completion, item_size=item) * decode.rows
+  cache += prompt_bytes(model, prompt, item_size=item) * decode.prompts
+  rollout = {**sizes.rollout, "caches and logits": cache // decode.shards}
+  if cpu and item == 2:
+    rollout["copies (CPU)"] = 4 * sizes.num_parameters // mesh.shape["tensor"]
+  weights, scoring, not_counted = reward_bytes(
+    config.reward, mesh, tokens=prompt + config.sampling.max_completion_length
   )
-  height = bucket(min(height, prompts))
-  cache = row_bytes(model, decoded, item_size=item) * height * part
-  cache += prompt_bytes(model, prompt, item_size=item) * height
-  if height * part % decoding == 0:
-    cache //= decoding
-  rollout["caches and logits"] = cache
-
-  buckets = config.optimizer.length_buckets
-  micro = config.optimizer.micro_batch_rollouts or prompts * group
-  units, unit = max(1, micro // group), min(micro, group)
-  if buckets > 1:
-    units, unit = length_cut(
-      prompts, group, config.optimizer.micro_batch_rollouts, buckets, shards=shards
-    )
-    micro = units * unit
-  width = math.ceil(micro / min(shards, micro))
-  own_prompts = max(1, width // unit)
-  tokens = own_prompts * prompt + width * completion
-  update = {
-    "gradient": 4 * trained // split,
-    "activations": _activation_bytes(config, model, tokens, prompt + completion, width, item),
-    "head": 3 * 4 * default_chunk(width * completion, model.vocab_size) * model.vocab_size,
-  }
-  if micro < prompts * group:
-    update["gradient sum"] = 4 * trained // split
-  widths = " or ".join(map(str, bucket_widths(completion, buckets)))
-  shapes = {
-    "prefill": f"{height} prompts x {prompt} tokens",
-    "decode": f"{height * part} rows x {decoded} tokens",
-    "update": f"{prompts * group // micro} x ({units} prompts x {prompt} tokens, "
-    f"{unit} rollouts each x {widths} tokens)",
-  }
-  return Estimate(total, trained, always, rollout, update, shapes, memory // decoding)
+  return Estimate(
+    num_parameters=sizes.num_parameters,
+    num_trainable=sizes.num_trainable,
+    always={**sizes.always, **weights},
+    rollout=rollout,
+    reward=scoring,
+    update=update_bytes(
+      config,
+      model,
+      mesh,
+      batch,
+      gradient=sizes.trained,
+      moments=sizes.always["optimiser"],
+      cpu=cpu,
+    ),
+    decode=decode,
+    batch=batch,
+    decode_memory=memory,
+    limit=limit,
+    seconds=step_seconds(
+      config,
+      model,
+      mesh=mesh,
+      decode=decode,
+      batch=batch,
+      weights=sizes.rollout["decoding weights"],
+      state=sizes.always["parameters"] + sizes.always["optimiser"],
+    ),
+    not_counted=not_counted,
+    cpu=cpu,
+  )
 
 
 def decode_memory(config: RunConfig, model: ModelConfig) -> int:
@@ -147,34 +160,70 @@ def decode_memory(config: RunConfig, model: ModelConfig) -> int:
   Args:
     config, model: see `estimate_memory`.
   """
-  return estimate_memory(config, model, num_devices=jax.device_count()).decode_memory
+  sizes = _sizes(config, model, plan_mesh(config, jax.device_count()))
+  return _decode_memory(config, sizes, device_limit_bytes())
 
 
-def _decode_memory(config: RunConfig, taken: dict[str, int]) -> int:
-  limit = device_limit_bytes()
+class _Sizes(NamedTuple):
+  """What no shape of a batch decides."""
+
+  num_parameters: int
+  num_trainable: int
+  trained: int  # bytes of the trained parameters, float32
+  always: dict[str, int]
+  rollout: dict[str, int]
+
+
+def _sizes(config: RunConfig, model: ModelConfig, mesh: AbstractMesh) -> _Sizes:
+  shapes, lora = abstract_params(model), config.model.lora
+  item, stored = map(_item, (config.model.compute_dtype, config.model.param_dtype))
+  count, whole = num_parameters(shapes), tree_bytes(shapes, model, mesh, item=4)
+  trainable, trained = count, whole
+  if lora is not None:
+    trainable = num_parameters(
+      jax.eval_shape(lambda: init_adapters(model, lora, jax.random.key(0)))
+    )
+    trained = 4 * trainable  # adapters lie on every device
+  moments = _MOMENTS[config.optimizer.name]
+  if config.optimizer.name == "sgd" and config.optimizer.beta1 == 0:
+    moments = 0
+  always = {"parameters": stored * whole // 4, "optimiser": moments * trained}
+  if lora is not None:
+    always["adapters"] = trained
+  elif config.objective.needs_reference:
+    always["reference"] = whole
+
+  _, copied = decoding_devices(config, model, mesh)
+
+  def is_copied(path: tuple[str, ...]) -> bool:
+    # One device decodes with the table that it trains, if that has the same precision.
+    return copied or item != stored or path[0] != "embed"
+
+  rules = {"rules": DECODE_RULES} if copied else {}
+  rollout = {
+    "decoding weights": tree_bytes(shapes, model, mesh, item=item, counts=is_copied, **rules)
+  }
+  if lora is not None:
+    rollout["merged weights"] = tree_bytes(
+      shapes,
+      model,
+      mesh,
+      item=max(item, stored),
+      counts=lambda path: path[-2] in lora.targets and path[-1] == "kernel",
+    )
+  return _Sizes(count, trainable, trained, always, rollout)
+
+
+def _item(dtype: str) -> int:
+  return jnp.dtype(dtype).itemsize
+
+
+def _decode_memory(config: RunConfig, sizes: _Sizes, limit: int | None) -> int:
   if config.sampling.memory_gb or limit is None:
     return int(config.sampling.memory_gb * 2**30) or DEFAULT_MEMORY
-  reward_model = any("/" in name and ":" not in name for name in config.reward.functions)
-  left = limit - sum(taken.values())
-  return max(DEFAULT_MEMORY // 8, int(left * (0.4 if reward_model else 0.8)))
-
-
-def _activation_bytes(
-  config: RunConfig, model: ModelConfig, tokens: int, context: int, rows: int, item: int
-) -> int:
-  """What the backward pass keeps of `tokens` tokens."""
-  heads, inner = model.num_heads * model.head_dim, model.intermediate_size
-  kv_heads = model.num_kv_heads * model.head_dim
-  linear = 2 * model.hidden_size + 2 * heads + 2 * kv_heads + 2 * inner
-  everything = linear + 4 * model.hidden_size + 2 * inner
-  if config.model.attention == "fused":
-    context = min(context, KEY_BLOCK)
-  scores = 2 * model.num_heads * context
-  layer = tokens * item * (everything + scores)
-  kept = tokens * item * model.hidden_size
-  if config.model.remat == "dots":
-    kept += tokens * item * linear
-  return model.num_layers * (layer if config.model.remat == "none" else kept) + layer
+  left = limit - sum(sizes.always.values()) - sum(sizes.rollout.values())
+  share = 0.4 if reward_models(config.reward) else 0.8
+  return max(DEFAULT_MEMORY // 8, int(left * share))
 
 
 def describe(estimate: Estimate) -> str:
@@ -182,15 +231,22 @@ def describe(estimate: Estimate) -> str:
 
   def phase(title: str, parts: dict[str, int]) -> list[str]:
     inside = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
-    return [f"  {title}: {sum(parts.values()) / 1e9:.2f} GB ({inside})"]
+    return [f"  {title}: {sum(parts.values()) / 1e9:.2f} GB ({inside})"] if parts else []
 
+  where = " on this CPU (--mesh.memory-gb plans for an accelerator)" if estimate.cpu else ""
   return "\n".join(
     [
       f"parameters: {estimate.num_parameters:,} ({estimate.num_trainable:,} trained)",
-      f"memory of a device, estimated: {estimate.peak / 1e9:.2f} GB at the peak",
+      f"memory of a device, estimated: {estimate.peak / 1e9:.2f} GB at the peak{where}",
       *phase("always", estimate.always),
       *phase("rollouts", estimate.rollout),
+      *phase("scoring", estimate.reward),
       *phase("update", estimate.update),
+      *(
+        f"  not counted: the reward model {name}, whose config is not on this machine"
+        for name in estimate.not_counted
+      ),
+      *([str(estimate.seconds)] if estimate.seconds else []),
       "compiled shapes:",
       *(f"  {name}: {shape}" for name, shape in estimate.shapes.items()),
     ]

@@ -3,13 +3,17 @@
 import dataclasses
 
 import jax
+import numpy as np
 import pytest
 
+from tea_jax.models.sequence_classifier import abstract_classifier_params
+from tea_jax.models.weights import huggingface
 from tea_jax.rollout.cache import batch_shape, bucket, prompt_bytes, row_bytes
 from tea_jax.runs import plan
 from tea_jax.runs.build import build
 from tea_jax.runs.plan import decode_memory, describe, estimate_memory
 from tea_jax.training.learner import make_learner
+from tests.benchmarks import plan_memory
 from tests.training import tiny
 
 
@@ -46,10 +50,23 @@ def test_a_reference_and_micro_batches_cost_a_copy(tmp_path):
   assert plain.always["optimiser"] == 8 * plain.num_parameters
 
 
-@pytest.mark.parametrize("axis", ["fsdp", "tensor"])
-def test_sharding_divides_the_weights(tmp_path, axis):
-  split = _estimate(tmp_path, mesh={axis: 4}, num_devices=4)
-  assert split.always["parameters"] == _estimate(tmp_path).always["parameters"] // 4
+def test_sharding_divides_the_weights_but_not_what_it_cannot(tmp_path):
+  whole = _estimate(tmp_path).always["parameters"]
+  norms = 4 * 5 * tiny.MODEL.hidden_size
+  split = _estimate(tmp_path, mesh={"fsdp": 4}, num_devices=4).always["parameters"]
+  assert split == (whole - norms) // 4 + norms
+  # Two heads, and one of keys, are not divided by four devices.
+  heads = 4 * 2 * (2 * 16 * 16 + 2 * 16 * 8)
+  split = _estimate(tmp_path, mesh={"tensor": 4}, num_devices=4).always["parameters"]
+  assert split == (whole - norms - heads) // 4 + norms + heads
+
+
+def test_adapters_lie_on_every_device(tmp_path):
+  model = {"lora_rank": 2}
+  one = _estimate(tmp_path, model=model)
+  four = _estimate(tmp_path, model=model, mesh={"fsdp": 4}, num_devices=4)
+  assert four.always["adapters"] == one.always["adapters"]
+  assert four.always["optimiser"] == one.always["optimiser"]
 
 
 def test_copies_of_the_model_share_the_caches(tmp_path):
@@ -61,7 +78,9 @@ def test_copies_of_the_model_share_the_caches(tmp_path):
 
 def test_devices_of_fsdp_hold_all_weights_and_a_share_of_the_rows_while_they_decode(tmp_path):
   one, four = _estimate(tmp_path), _estimate(tmp_path, mesh={"fsdp": 4}, num_devices=4)
-  assert four.rollout["decoding weights"] == one.rollout["decoding weights"]
+  # One device decodes with the table that it trains; four need a whole one each.
+  table = 4 * tiny.MODEL.vocab_size * tiny.MODEL.hidden_size
+  assert four.rollout["decoding weights"] == one.rollout["decoding weights"] + table
   assert four.rollout["caches and logits"] == one.rollout["caches and logits"] // 4
 
 
@@ -83,15 +102,17 @@ def test_recomputation_saves_activations(tmp_path):
   assert none > dots > full
 
 
-def test_fused_attention_holds_the_scores_of_one_block_of_keys(tmp_path):
-  def activations(attention, length):
+def test_fused_attention_keeps_no_scores_and_holds_those_of_one_block_of_keys(tmp_path):
+  def sizes(attention, length):
     model = {"remat": "none", "attention": attention}
     sampling = {"max_completion_length": length}
-    estimate = _estimate(tmp_path, model=model, sampling=sampling)
-    return estimate.update["activations"]
+    update = _estimate(tmp_path, model=model, sampling=sampling).update
+    return update["activations"], update["one layer or the head"]
 
-  assert activations("fused", 8) == activations("auto", 8)
-  assert activations("fused", 1024) < 0.5 * activations("auto", 1024)
+  (fused, short), (auto, same) = sizes("fused", 8), sizes("auto", 8)
+  assert fused < auto
+  assert short >= same  # nothing kept need not be recomputed, and 16 + 7 keys are one block
+  assert sizes("fused", 1024)[0] < 0.5 * sizes("auto", 1024)[0]
 
 
 @pytest.mark.parametrize("rollouts, prompts", [(8, 2), (8, 5), (6, 1)])
@@ -182,3 +203,74 @@ def test_description_names_every_part(tmp_path):
   assert f"{estimate.num_parameters:,}" in text
   for part in (*estimate.always, *estimate.rollout, *estimate.update, *estimate.shapes):
     assert part in text
+
+
+SMALL = dataclasses.replace(
+  plan_memory.MODEL, vocab_size=4096, hidden_size=256, intermediate_size=768, num_layers=4
+)
+
+
+def _ratio(cell, phase):
+  """The plan over XLA's own, for a model of 4 million parameters."""
+  config = plan_memory.run_config(plan_memory.CELLS[cell])
+  estimate = plan_memory.plan(config, SMALL)
+  always = sum(estimate.always.values())
+  if phase == "update":
+    planned = sum(estimate.update.values())
+    return (always + planned) / plan_memory.update_bytes(config, SMALL)
+  planned = sum(estimate.rollout.values())
+  return (always + planned) / plan_memory.rollout_bytes(config, SMALL, estimate)
+
+
+def test_the_update_is_planned_as_xla_plans_it():
+  assert _ratio("float32", "update") == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "cell",
+  [
+    "float32, dots",
+    "float32, none",
+    "float32, micro-batches",
+    "float32, long",
+    "bfloat16",
+    "lora",
+    "lora on bfloat16",
+  ],
+)
+def test_every_kind_of_update_is_planned_as_xla_plans_it(cell):
+  assert _ratio(cell, "update") == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["float32", "bfloat16", "lora"])
+def test_rollouts_are_planned_as_xla_plans_them(cell):
+  assert _ratio(cell, "rollouts") == pytest.approx(1, abs=0.15)
+
+
+def test_an_accelerator_is_planned_without_what_a_cpu_copies(tmp_path):
+  model = {"compute_dtype": "bfloat16"}
+  here = _estimate(tmp_path, model=model)
+  there = _estimate(tmp_path, model=model, mesh={"memory_gb": 1.0})
+  assert "copies (CPU)" in here.update
+  assert "copies (CPU)" not in there.update
+  assert there.update["activations"] < here.update["activations"]
+  assert there.limit == 1 << 30
+
+
+def test_a_reward_model_counts_if_its_config_is_at_hand(tmp_path):
+  params = jax.tree.map(
+    lambda leaf: np.zeros(leaf.shape, np.float32), abstract_classifier_params(tiny.MODEL)
+  )
+  folder = str(tmp_path / "reward")
+  huggingface.save_pretrained(
+    folder, tiny.MODEL, params, tiny.tokenizer(), head="sequence_classifier"
+  )
+  estimate = _estimate(tmp_path, reward={"functions": (folder,)})
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  assert estimate.always[f"reward model {folder}"] == 2 * count
+  assert sum(estimate.reward.values()) > 0
+  unknown = _estimate(tmp_path, reward={"functions": ("nobody/has-this-model",)})
+  assert unknown.not_counted == ("nobody/has-this-model",)
+  assert "not counted: the reward model nobody/has-this-model" in describe(unknown)
