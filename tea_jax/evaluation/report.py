@@ -20,7 +20,7 @@ from tea_jax.evaluation.comparison import (
   leave_out_unscored,
 )
 from tea_jax.evaluation.curves import Lines, curves_figure
-from tea_jax.evaluation.kl_paths import kl_path_figure, kl_table
+from tea_jax.evaluation.kl_paths import at_target, kl_path_figure, kl_table
 from tea_jax.evaluation.report_tables import (
   difference_table,
   frontier_table,
@@ -172,6 +172,12 @@ def _kl_section(
   if not table:
     return []
   sections = ["## KL to the base", "Over the last quarter of the steps:", table]
+  if kl_target is not None and not all(at_target(group, kl_target) for group in curves.values()):
+    sections.append(
+      f"Rules that are not at {kl_target:g} are not compared at one KL above. `python -m "
+      f"experiments.evaluate base=MODEL a=RUN,RUN b=RUN,RUN --at-kl {kl_target:g}` draws "
+      "the weights of runs beyond it back until they are."
+    )
   if figures and kl_path_figure(target / "best_of_n_against_kl.png", curves):
     sections.append("![Best-of-N against KL](best_of_n_against_kl.png)")
   return sections

@@ -12,6 +12,7 @@ from tea_jax.evaluation.kl_paths import (
   kl_table,
   largest_budget,
 )
+from tea_jax.evaluation.report import write_report
 from tea_jax.evaluation.verdicts import verdicts
 from tests.evaluation.test_report import records
 
@@ -38,6 +39,16 @@ def test_table_says_which_runs_are_at_the_target():
   assert near == "| near | 0.495 | 0.480 0.510 | yes |"
   assert far == "| far | 0.700 | 0.700 | **no** |"
   assert kl_table({"unmeasured": [[{"step": 0}]]}) == ""
+
+
+@pytest.mark.parametrize("kl, told", [(0.51, False), (0.7, True)])
+def test_the_report_says_how_to_compare_runs_that_missed_the_target(tmp_path, kl, told):
+  runs = {name: [records(0.0, seed)] for seed, name in enumerate("ab")}
+  curves = {"a": [run(0.5)], "b": [run(kl)]}
+  report = write_report(
+    tmp_path, runs, baselines=("a",), title="T", figures=False, curves=curves, kl_target=0.5
+  )
+  assert ("--at-kl 0.5" in report.read_text()) == told
 
 
 def test_largest_budget_is_that_of_the_logs():
