@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import tyro
@@ -19,7 +19,6 @@ import tyro
 from experiments import command
 from tea_jax.advantages import AdvantageSpec
 from tea_jax.runs.config import RunConfig
-from tea_jax.runs.presets import Preset
 from tea_jax.runs.supervised import SupervisedConfig
 from tea_jax.runtime.compilation import enable_compilation_cache
 from tea_jax.studies.matched_runs import at_same_kl
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
   from tea_jax.studies.compute_aligned.rewarded_runs import RewardedExperiment
 
 Run = TypeVar("Run", RunConfig, SupervisedConfig)
+Experiment = TypeVar("Experiment", "ProteinExperiment", "RewardedExperiment")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +67,14 @@ def main(arguments: list[str] | None = None) -> int:
 def work(arguments: list[str]) -> None:
   from tea_jax.studies.compute_aligned.presets import BRANCHES, REWARDED
   from tea_jax.studies.compute_aligned.protein_presets import PROTEINS
+  from tea_jax.studies.compute_aligned.protein_runs import run_proteins
+  from tea_jax.studies.compute_aligned.rewarded_runs import run_rewarded
 
   presets = {name: each.preset.about for name, each in {**PROTEINS, **REWARDED}.items()}
   presets |= {name: each.about for name, each in BRANCHES.items()}
   about = "".join(f"\n  {name}: {each}" for name, each in presets.items())
-  flags = tyro.cli(
-    Flags,
-    prog="python -m experiments.compute_aligned",
-    args=arguments,
-    description=f"{__doc__}\nPresets:{about}",
-  )
+  prog, about = "python -m experiments.compute_aligned", f"{__doc__}\nPresets:{about}"
+  flags = tyro.cli(Flags, prog=prog, args=arguments, description=about)
   if not flags.dry_run:
     enable_compilation_cache()
   if flags.theory:
@@ -85,32 +83,28 @@ def work(arguments: list[str]) -> None:
     folder = pathlib.Path(flags.run_folder or "runs/compute-aligned-theory")
     print(f"report: {write_theory(folder, figure=flags.figure)}")
   elif flags.preset in PROTEINS:
-    run_proteins(flags, PROTEINS[flags.preset])
+    run_rules(flags, PROTEINS[flags.preset], run_proteins)
   elif flags.preset in BRANCHES:
     run_branches(flags, BRANCHES[flags.preset])
   elif flags.preset in REWARDED:
-    run_rewarded(flags, REWARDED[flags.preset])
+    run_rules(flags, REWARDED[flags.preset], run_rewarded)
   else:
     known = ", ".join(presets)
     raise ValueError(f"unknown preset {flags.preset!r}; use --theory, or one of {known}.")
 
 
-def run_proteins(flags: Flags, experiment: ProteinExperiment) -> None:
-  from tea_jax.studies.compute_aligned import protein_runs
-
-  experiment = experiment.with_preset(changed(experiment.preset, flags))
+def run_rules(flags: Flags, experiment: Experiment, run: Callable[[Experiment], object]) -> None:
+  preset, config = experiment.preset, changed_run(experiment.preset.config, flags)
+  if flags.match_kl:
+    config = at_same_kl(config, flags.match_kl)
+  rules, seeds = flags.rules or preset.rules, flags.seeds or preset.seeds
+  for rule in rules:
+    AdvantageSpec.parse(rule).build()
+  show(config, "rule", rules, seeds)
   if not flags.dry_run:
-    protein_runs.run_proteins(experiment)
-    show_report(experiment.preset.config)
-
-
-def run_rewarded(flags: Flags, experiment: RewardedExperiment) -> None:
-  from tea_jax.studies.compute_aligned import rewarded_runs
-
-  experiment = experiment.with_preset(changed(experiment.preset, flags))
-  if not flags.dry_run:
-    rewarded_runs.run_rewarded(experiment)
-    show_report(experiment.preset.config)
+    changed = dataclasses.replace(preset, config=config, rules=rules, seeds=seeds)
+    run(experiment.with_preset(changed))
+    show_report(config)
 
 
 def run_branches(flags: Flags, experiment: BranchExperiment) -> None:
@@ -135,24 +129,9 @@ def run_branches(flags: Flags, experiment: BranchExperiment) -> None:
     show_report(experiment.config)
 
 
-def changed(preset: Preset, flags: Flags) -> Preset:
-  """The preset with the flags' rules, seeds, steps and folder; shown before anything runs."""
-  config = changed_run(preset.config, flags)
-  if flags.match_kl:
-    config = at_same_kl(config, flags.match_kl)
-  rules, seeds = flags.rules or preset.rules, flags.seeds or preset.seeds
-  for rule in rules:
-    AdvantageSpec.parse(rule).build()
-  show(config, "rule", rules, seeds)
-  return dataclasses.replace(preset, config=config, rules=rules, seeds=seeds)
-
-
 def changed_run(config: Run, flags: Flags) -> Run:
-  return dataclasses.replace(
-    config,
-    steps=flags.steps or config.steps,
-    run_folder=flags.run_folder or config.run_folder,
-  )
+  steps, folder = flags.steps or config.steps, flags.run_folder or config.run_folder
+  return dataclasses.replace(config, steps=steps, run_folder=folder)
 
 
 def show(

@@ -29,27 +29,6 @@ from tea_jax.studies.alignment import estimators, report, synthetic_pools
 from tea_jax.studies.alignment.policy_study import policy_study
 from tea_jax.studies.alignment.synthetic_study import synthetic_study
 
-RULES = (
-  "grpo",
-  "grpo:normalize=true",
-  "rloo",
-  "bon_max_mean",
-  "bon_max_second",
-  "max_at_k",
-  "max_at_k:leave_one_out=true,normalize=false",
-  "bon_rl",
-  "cat_best_of_n",
-  "best_of_n_oracle",
-  "tea",
-  "tea:tail_fraction=0.125",
-  "prefix_tea",
-  "subset_tea",
-  "tail_influence",
-  "tail_influence:tail_fraction=0.125",
-  "tail_influence:tail_fraction=0.5",
-  "blended_influence",
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
@@ -79,7 +58,7 @@ class Flags:
 
   synthetic: bool = False
   preset: str | None = None
-  rules: tuple[str, ...] = RULES
+  rules: tuple[str, ...] = estimators.RULES
   pools: tuple[str, ...] = synthetic_pools.DEFAULT_POOLS
   num_rollouts: tuple[int, ...] = estimators.PUBLISHED_SIZES
   budget: int = estimators.PUBLISHED_BUDGET

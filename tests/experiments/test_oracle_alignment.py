@@ -6,6 +6,7 @@ import pytest
 
 from experiments import oracle_alignment
 from tea_jax.advantages import grpo, tea
+from tea_jax.studies.alignment.estimators import RULES
 from tea_jax.studies.alignment.policy_study import policy_study
 from tests.training import tiny
 
@@ -70,7 +71,7 @@ def test_mistakes_are_one_clear_line(tmp_path, capsys, arguments, message):
 
 
 def test_every_default_rule_exists():
-  assert set(oracle_alignment.build_rules(oracle_alignment.Flags())) == set(oracle_alignment.RULES)
+  assert set(oracle_alignment.build_rules(oracle_alignment.Flags())) == set(RULES)
 
 
 @pytest.mark.slow

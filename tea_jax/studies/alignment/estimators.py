@@ -33,6 +33,27 @@ from jaxtyping import Array, Float, Int
 from tea_jax.advantages import GroupRule, best_of_n_oracle
 
 PUBLISHED_BUDGET = 128
+# Compared by default.
+RULES = (
+  "grpo",
+  "grpo:normalize=true",
+  "rloo",
+  "bon_max_mean",
+  "bon_max_second",
+  "max_at_k",
+  "max_at_k:leave_one_out=true,normalize=false",
+  "bon_rl",
+  "cat_best_of_n",
+  "best_of_n_oracle",
+  "tea",
+  "tea:tail_fraction=0.125",
+  "prefix_tea",
+  "subset_tea",
+  "tail_influence",
+  "tail_influence:tail_fraction=0.125",
+  "tail_influence:tail_fraction=0.5",
+  "blended_influence",
+)
 PUBLISHED_SIZES = (8, 16, 32, 64, 128, 256)
 PUBLISHED_ALIGNMENT: Mapping[str, tuple[float, ...]] = {
   "grpo": (0.145, 0.182, 0.176, 0.168, 0.176, 0.202),
