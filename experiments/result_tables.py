@@ -178,6 +178,14 @@ def tail_fractions() -> str:
   return markdown_table(["tail fraction", *HEADER[1:]], rows)
 
 
+def inside_trl() -> str:
+  budgets = (1, 8, 64)
+  results = StoredComparison(RESULTS / "openers_trl" / "results.json", budgets)
+  rows = [[policy, *results.frontier(policy)] for policy in results.policies]
+  rows.append(["tea - grpo", *(results.difference("tea", "grpo") or [])])
+  return markdown_table(["trained in TRL by", *(f"best of {n}" for n in budgets)], rows)
+
+
 def without_penalty() -> str:
   with open(RESULTS / "quickstart-3seeds" / "without_penalty.csv") as file:
     rows = list(csv.reader(file))[1:]
@@ -192,6 +200,7 @@ TABLES: dict[str, Callable[[], str]] = {
     quickstart,
     half_tail,
     half_tail_pairs,
+    inside_trl,
     other_rules,
     quarter_tail_pairs,
     quarter_tail_rules,

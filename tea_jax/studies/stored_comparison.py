@@ -31,7 +31,11 @@ class StoredComparison:
 
   def frontier(self, policy: str) -> list[str]:
     """Best of N of a policy."""
-    return [f"{v:.2f}" for v in self._at_budgets(self._results["frontier"][policy]["estimate"])]
+    return [f"{v:.2f}" for v in self.values(policy)]
+
+  def values(self, policy: str) -> Float[np.ndarray, "num_budgets"]:
+    """Best of N of a policy, as numbers."""
+    return self._at_budgets(self._results["frontier"][policy]["estimate"])
 
   def difference(self, policy: str, baseline: str) -> list[str] | None:
     """Difference to a baseline with its interval over prompts; None if it was not compared."""
