@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -53,6 +54,37 @@ def test_a_policy_that_lags_behind_is_brought_to_the_target(start, strength):
     control = observe_kl(control, kl * math.exp(0.2 * generator.standard_normal()), target=0.5)
     seen.append(kl)
   assert np.mean(seen[-30:]) == pytest.approx(0.5, rel=0.1)
+
+
+def _under_adam(strength, noise, *, steps, seed):
+  """KLs of a policy whose place x moves by Adam along `strength - coefficient x`; KL = x^2 / 2.
+
+  Adam's steps have one length, so nothing but the coefficient tells it where to stop, and momentum
+  carries it on.
+  """
+  generator = np.random.default_rng(seed)
+  control, place, first, second, seen = KLControl(), 0.0, 0.0, 0.0, []
+  for step in range(1, steps + 1):
+    coefficient = controlled_coefficient(control, target=0.5, start=2.0)
+    force = strength - coefficient * place + noise * strength * generator.standard_normal()
+    first = 0.9 * first + 0.1 * force
+    second = 0.99 * second + 0.01 * force**2
+    direction = (first / (1 - 0.9**step)) / math.sqrt(second / (1 - 0.99**step))
+    place += min(1.0, step / 4) * direction / 13  # warm-up; KL 0.5 in 13 steps at the least
+    kl = max(place, 0.0) ** 2 / 2 + 1e-3
+    control = observe_kl(control, kl * math.exp(0.25 * generator.standard_normal()), target=0.5)
+    seen.append(kl)
+  return np.array(seen)
+
+
+@pytest.mark.parametrize("steps, allowed", [(60, 0.3), (150, 0.2)])
+def test_a_policy_that_momentum_carries_on_is_stopped_near_the_target(steps, allowed):
+  missed = []
+  for strength, noise in itertools.product((1.0, 3.0, 8.0), (0.5, 2.0)):
+    for seed in range(20):
+      last = _under_adam(strength, noise, steps=steps, seed=seed)[-steps // 4 :]
+      missed.append(abs(math.log(np.mean(last) / 0.5)))
+  assert np.mean(missed) < allowed
 
 
 @pytest.mark.slow
