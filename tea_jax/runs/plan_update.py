@@ -18,7 +18,7 @@ import numpy as np
 from jax.extend.core import Var
 from jax.sharding import AbstractMesh
 
-from tea_jax.models.causal_lm import abstract_params
+from tea_jax.models.causal_lm import abstract_params, num_parameters
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.fused_attention import KEY_BLOCK
 from tea_jax.models.fused_head import default_chunk
@@ -63,6 +63,8 @@ def update_bytes(
   kept, layer = kept_bytes(own, options, batch), _layer_bytes(own, options, batch)
   # What is kept of a layer need not be computed again.
   working = max(layer - kept // model.num_layers, layer // 3)
+  if mesh.shape["fsdp"] > 1:
+    working += _kernels_bytes(own) // model.num_layers  # gathered
   head = _head_bytes(own, options, mesh, batch, table)
   if options.lora is None and not model.tie_embeddings:
     head -= table  # the embedding's gradient comes last
@@ -84,8 +86,7 @@ def update_bytes(
     rounded = config.model.compute_dtype == "bfloat16" and batch.pieces > 1
     if rounded or options.param_dtype == "bfloat16":
       # All layers' weights, converted once before the loop over layers or micro-batches.
-      kernels = jax.tree.leaves(abstract_params(own)["layers"])
-      parts["copies (CPU)"] += 4 * sum(leaf.size for leaf in kernels)
+      parts["copies (CPU)"] += _kernels_bytes(own)
   return parts
 
 
@@ -158,6 +159,11 @@ def _head_bytes(
   gathered = table if mesh.shape["fsdp"] > 1 else 0
   # Devices that score their own tokens hold a chunk twice.
   return logits + max(product, logits if batch.shards > 1 else 0) + gathered
+
+
+def _kernels_bytes(model: ModelConfig) -> int:
+  """Weights of all layers in float32."""
+  return 4 * num_parameters(abstract_params(model)["layers"])
 
 
 def _share_of_tensor(model: ModelConfig, parts: int) -> ModelConfig:

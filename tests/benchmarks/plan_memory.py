@@ -83,6 +83,7 @@ CELLS: dict[str, list[Changes]] = {
   "fsdp=4, micro-batches": [FSDP, MICRO],
   "fsdp=4, lora": [FSDP, LORA],
   "fsdp=4, bfloat16": [FSDP, HALF],
+  "tensor=2": [{"mesh": {"tensor": 2}}],
   "tensor=4": [{"mesh": {"tensor": 4}}],
 }
 

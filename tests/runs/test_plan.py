@@ -274,3 +274,17 @@ def test_a_reward_model_counts_if_its_config_is_at_hand(tmp_path):
   unknown = _estimate(tmp_path, reward={"functions": ("nobody/has-this-model",)})
   assert unknown.not_counted == ("nobody/has-this-model",)
   assert "not counted: the reward model nobody/has-this-model" in describe(unknown)
+
+
+def test_what_devices_cannot_divide_counts_whole(tmp_path):
+  def activations(prompts, devices):
+    return _estimate(
+      tmp_path,
+      data={"prompts_per_step": prompts},
+      sampling={"num_rollouts": 6},
+      mesh={"data": devices},
+      num_devices=devices,
+    ).update["activations"]
+
+  assert activations(3, 4) == activations(3, 1)  # neither three prompts nor six rollouts
+  assert activations(4, 4) == activations(1, 1)

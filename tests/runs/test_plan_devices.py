@@ -7,19 +7,18 @@ import sys
 import pytest
 
 from tests.benchmarks import plan_memory
-from tests.runs.test_plan import SMALL
 from tests.training.forced_devices import run_on_four_devices
 
-CELLS = ("data=4", "fsdp=4", "fsdp=4, none", "fsdp=4, lora", "tensor=4")
+CELLS = ("data=4", "fsdp=4", "fsdp=4, none", "fsdp=4, lora", "tensor=2")
 
 
 def main(folder: str) -> None:
   report = {}
   for cell in CELLS:
     config = plan_memory.run_config(plan_memory.CELLS[cell])
-    estimate = plan_memory.plan(config, SMALL)
+    estimate = plan_memory.plan(config, plan_memory.MODEL)
     planned = sum(estimate.always.values()) + sum(estimate.update.values())
-    report[cell] = planned / plan_memory.update_bytes(config, SMALL)
+    report[cell] = planned / plan_memory.update_bytes(config, plan_memory.MODEL)
   pathlib.Path(folder, "report.json").write_text(json.dumps(report))
 
 
