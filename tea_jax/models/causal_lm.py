@@ -181,7 +181,7 @@ def run_layers(
     x, kept = block(constrain_rows(x, mesh), weights, config, rotary, attend)
     return constrain_rows(x, mesh), kept
 
-  body = rematerialized(body, remat)
+  body = rematerialized(body, remat, in_loop=scan)
   if scan:
     return jax.lax.scan(body, x, layers)
   leaves, structure = jax.tree.flatten(layers)
@@ -194,13 +194,17 @@ def run_layers(
   return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
 
 
-def rematerialized(body: Callable, remat: Remat) -> Callable:
-  """`body` under the named recomputation policy."""
+def rematerialized(body: Callable, remat: Remat, *, in_loop: bool) -> Callable:
+  """`body` under the named recomputation policy.
+
+  Outside a loop XLA would find that what is recomputed was there before, and keep it after all; on
+  a CPU it does in spite of the barrier that is set against it.
+  """
   if remat == "none":
     return body
   policies = jax.checkpoint_policies
   policy = policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-  return jax.checkpoint(body, policy=policy, prevent_cse=False)
+  return jax.checkpoint(body, policy=policy, prevent_cse=not in_loop)
 
 
 def hidden_states(

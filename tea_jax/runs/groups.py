@@ -30,7 +30,8 @@ class PolicyConfig:
       What is trained is float32.
     remat: what the backward pass recomputes: "none", "full" (each layer) or "dots" (all but the
       matrix products). "full" needs the least memory.
-    scan_layers: scan over the layers (short compiles), or unroll them (a little faster).
+    scan_layers: scan over the layers (short compiles), or unroll them (a little faster; a CPU then
+      ignores remat).
     attention: "auto", "xla", "cudnn", or "fused": by blocks of keys, which saves memory in updates
       of long prompts and completions.
     lora_rank: train low-rank adapters of this rank instead of all weights; 0 trains all weights.
