@@ -23,8 +23,8 @@ BOM = b"\xef\xbb\xbf"
     ("a.json", json.dumps(ROWS).encode()),
     ("a.csv", BOM + b"prompt\r\nfirst\r\nsecond\r\n"),
     ("a.txt", BOM + b"first\r\n\r\nsecond\r\n"),
-    ("a.jsonl.gz", gzip.compress(LINES)),
-    ("a.b.txt.GZ", gzip.compress(b"first\nsecond")),
+    ("a.jsonl.gz", gzip.compress(LINES, mtime=0)),
+    ("a.b.txt.GZ", gzip.compress(b"first\nsecond", mtime=0)),
   ],
 )
 def test_prompt_files_of_every_kind_are_read(tmp_path, name, content):
@@ -42,7 +42,7 @@ def test_prompt_files_of_every_kind_are_read(tmp_path, name, content):
     ("a.jsonl", b'{"prompt": "ok"}\n{"prompt": "a\\ud800"}\n', r"row 1.*surrogate"),
     ("a.jsonl", b'{"prompt": "a", "x": ' + b"[" * 10**5 + b"]" * 10**5 + b"}", "line 1.*deep"),
     ("a.json", b'{"prompt": "a"}', "no list"),
-    ("a.jsonl.gz", gzip.compress(LINES)[:20], "damaged"),
+    ("a.jsonl.gz", gzip.compress(LINES, mtime=0)[:20], "damaged"),
     ("a.parquet", b"PAR1 no", "Parquet"),
     ("a.xlsx", b"x", r"\.jsonl"),
     ("a.parquet.gz", b"x", r"\.jsonl"),

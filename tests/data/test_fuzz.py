@@ -38,7 +38,7 @@ def test_damaged_bytes_of_a_prompt_file(name, tmp_path):
     pyarrow.parquet.write_table(table, file)
     raw = file.read_bytes()
   elif name.endswith(".gz"):
-    raw = gzip.compress(FILES["p.jsonl"] * 20)
+    raw = gzip.compress(FILES["p.jsonl"] * 20, mtime=0)
   else:
     raw = FILES[name]
   for rng in numbers():
