@@ -178,6 +178,24 @@ def tail_fractions() -> str:
   return markdown_table(["tail fraction", *HEADER[1:]], rows)
 
 
+def at_one_kl() -> str:
+  """Runs drawn back to one KL: the frontier, and what of the gain is shift and what widening."""
+  budgets = (1, 8, 64)
+  results = StoredComparison(RESULTS / "same_kl_smollm2" / "results.json", budgets)
+  base, rows = results.values("base"), []
+  for policy in results.policies:
+    values = results.values(policy)
+    shift, gain = values[0] - base[0], values[-1] - base[-1]
+    parts = ["", ""] if policy == "base" else [f"{shift:+.2f}", f"{gain - shift:+.2f}"]
+    rows.append([policy, *results.frontier(policy), *parts])
+  pairs = results.by_seed("tea", "grpo")
+  widening = pairs[:, -1] - pairs[:, 0]
+  rows.append(["tea - grpo, each seed", *each_run(np.c_[pairs, pairs[:, 0], widening])])
+  rows.append(["tea - grpo", *over_runs(np.c_[pairs, pairs[:, 0], widening])])
+  header = ["", *(f"best of {n}" for n in budgets), "of it shift", "of it widening"]
+  return markdown_table(header, rows)
+
+
 def inside_trl() -> str:
   budgets = (1, 8, 64)
   results = StoredComparison(RESULTS / "openers_trl" / "results.json", budgets)
@@ -200,6 +218,7 @@ TABLES: dict[str, Callable[[], str]] = {
     quickstart,
     half_tail,
     half_tail_pairs,
+    at_one_kl,
     inside_trl,
     other_rules,
     quarter_tail_pairs,

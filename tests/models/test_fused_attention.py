@@ -86,6 +86,7 @@ def test_values_and_gradients_are_those_of_the_plain_form(kv_heads, window, monk
   assert_same(value_and_gradient(fused, arrays, lengths, window), expected, 1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(
   shape=st.fixed_dictionaries(
@@ -218,7 +219,8 @@ def test_memory_of_the_gradient_does_not_grow_with_time_times_keys():
   assert long - short < 0.1 * 3 * scores
 
 
-@pytest.mark.parametrize("name", [pytest.param("llama", marks=pytest.mark.slow), "qwen"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama", "qwen"])
 def test_policy_gradient_of_the_model_is_the_defaults(name):
   policy, rollouts = tiny_policy(CONFIGS[name], remat="full"), make_rollouts()
   advantages = np.random.default_rng(0).normal(size=(2, 3, 1)).astype(np.float32)

@@ -47,12 +47,13 @@ def _assert_same(found, expected):
   [LONG, dataclasses.replace(LONG, stop_tokens=tuple(range(0, 97, 12)), compactions=2)],
   ids=["to the limit", "compacted"],
 )
-@pytest.mark.parametrize("buckets", [2, 5])
+@pytest.mark.parametrize("buckets", [pytest.param(2, marks=pytest.mark.slow), 5])
 def test_growing_caches_draw_the_same_tokens(sampling, buckets):
   whole = dataclasses.replace(sampling, compactions=0)
   _assert_same(_generate(dataclasses.replace(sampling, cache_buckets=buckets)), _generate(whole))
 
 
+@pytest.mark.slow
 def test_a_window_over_the_past_crosses_the_sizes():
   model = dataclasses.replace(SMALL, sliding_window=6)
   _assert_same(
