@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Array
 
 from tea_jax.data import EncodedPrompts
-from tea_jax.evaluation.identity import evaluation_spec
-from tea_jax.evaluation.sources import HeldOut, engine_of, load_finished
+from tea_jax.evaluation.sampling import sample_calls
+from tea_jax.evaluation.sources import HeldOut, engine_of, load_finished, spec_of
 from tea_jax.models.digest import parameters_digest
 from tea_jax.models.logprobs import group_logprobs
 from tea_jax.models.policy import Policy
@@ -138,15 +138,17 @@ def measured_kl(
   """
   temperature = engine.sampling.temperature
   found = []
-  for start in range(0, len(prompts), _PROMPTS_PER_CALL):
-    part = slice(start, start + _PROMPTS_PER_CALL)
-    rollouts = engine.generate(
-      params,
-      prompts.tokens[part],
-      key=key,
-      num_rollouts=num_samples,
-      prompt_ids=[prompt.id for prompt in prompts.prompts[part]],
-    )
+  for call in sample_calls(
+    engine,
+    params,
+    prompts.tokens,
+    [prompt.id for prompt in prompts.prompts],
+    key_of_part=lambda _: key,
+    num_samples=num_samples,
+    rollouts_per_call=num_samples,
+    prompts_per_call=min(_PROMPTS_PER_CALL, len(prompts)),
+  ):
+    rollouts = call.rollouts
     reference = group_logprobs(policy, base, rollouts, temperature=temperature).logprobs
     ratio = np.asarray(reference, np.float64) - rollouts.logprobs
     places = np.arange(ratio.shape[-1]) < np.asarray(rollouts.completion_lengths)[..., None]
@@ -155,7 +157,7 @@ def measured_kl(
   return float(values.mean()), float(values.std() / math.sqrt(values.size))
 
 
-def at_kl(
+def drawn_to_kl(
   policy: Policy,
   name: str,
   settings: HeldOut,
@@ -179,8 +181,7 @@ def at_kl(
   """
   own = load_config(pathlib.Path(name) / "config.yaml").model
   base = load_finished(own.name, dataclasses.replace(settings, model=own)).params
-  shared = {name: getattr(settings, name) for name in ("model", "data", "sampling")}
-  asked = evaluation_spec(policy.params, **shared, seed=settings.evaluation.seed) | {
+  asked = spec_of(policy.params, settings) | {
     "base": parameters_digest(base),
     "prompts": [prompt.text for prompt in prompts.prompts],
     "kl": kl,

@@ -149,7 +149,9 @@ def engine_sampler(
       kept = call.samples.stop - call.samples.start
       lengths[rows, call.samples] = np.asarray(call.rollouts.completion_lengths)[:, :kept]
       finished[rows, call.samples] = np.asarray(call.rollouts.finished)[:, :kept]
-      found = completion_texts(call.rollouts, engine.policy.tokenizer)
+      found = completion_texts(
+        call.rollouts.completion_tokens, call.rollouts.completion_lengths, engine.policy.tokenizer
+      )
       for row, texts_of_row in zip(rows, found, strict=True):
         texts[row] += texts_of_row[:kept]
     return Samples(texts, lengths, finished)

@@ -39,9 +39,13 @@ def final_kl(run: Run) -> float | None:
   return float(np.mean(logged[-max(len(logged) // 4, 1) :])) if logged else None
 
 
+def _final_kls(group: Sequence[Run]) -> list[float]:
+  return [kl for run in group if (kl := final_kl(run)) is not None]
+
+
 def at_target(group: Sequence[Run], target: float) -> bool:
   """Whether the runs of a rule end within 10 % of a KL, on average; True if none was logged."""
-  kls = [kl for run in group if (kl := final_kl(run)) is not None]
+  kls = _final_kls(group)
   return not kls or abs(float(np.mean(kls)) / target - 1) <= _MATCHED
 
 
@@ -49,7 +53,7 @@ def kl_table(runs: Curves, target: float | None = None) -> str:
   """Each rule's KL at the end of its runs, and whether it is the target within 10 %."""
   rows = []
   for name, group in runs.items():
-    kls = [kl for run in group if (kl := final_kl(run)) is not None]
+    kls = _final_kls(group)
     if not kls:
       continue
     row = [name, f"{np.mean(kls):.3f}", " ".join(f"{kl:.3f}" for kl in kls)]

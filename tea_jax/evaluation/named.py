@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable
 
 from tea_jax.evaluation import sources
-from tea_jax.evaluation.drawn_back import at_kl as drawn_to
+from tea_jax.evaluation.drawn_back import drawn_to_kl
 from tea_jax.evaluation.records import Records
 from tea_jax.evaluation.reward_files import is_reward_file, read_reward_file
 from tea_jax.rewards import RewardFunction
@@ -52,7 +52,7 @@ def records_of(
   if at_kl is not None and sources.is_run(name):
     say(f"{folder.name}: looking for a KL of {at_kl:g}")
     known = folder.with_name(f"{folder.name}.at_kl.json")
-    policy, place = drawn_to(policy, name, settings, encoded, at_kl, found_before=known)
+    policy, place = drawn_to_kl(policy, name, settings, encoded, at_kl, found_before=known)
     told = f"{name}, {place}"
     say(told)
   say(f"{folder.name}: {len(encoded)} {about}")

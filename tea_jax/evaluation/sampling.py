@@ -112,9 +112,15 @@ def sample_rewards(
   return rewards
 
 
-def completion_texts(rollouts: Rollouts, tokenizer: Any) -> list[list[str]]:
-  """Text of every completion, `[P][m]`, without special tokens."""
-  tokens, lengths = np.asarray(rollouts.completion_tokens), np.asarray(rollouts.completion_lengths)
+def completion_texts(tokens: Any, lengths: Any, tokenizer: Any) -> list[list[str]]:
+  """Text of every completion, `[P][m]`, without special tokens.
+
+  Args:
+    tokens: `[P, m, T_c]`.
+    lengths: `[P, m]`.
+    tokenizer: of the policy.
+  """
+  tokens, lengths = np.asarray(tokens), np.asarray(lengths)
   return [
     tokenizer.batch_decode(
       [row[:length].tolist() for row, length in zip(rows, row_lengths, strict=True)],

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tea_jax.data import EncodedPrompts, reward_inputs
+from tea_jax.evaluation.sampling import completion_texts
 from tea_jax.rewards import RewardContext, RewardError, RewardFunction, WeightedReward, call_reward
 from tea_jax.rewards.failed_call import write_failed_call
 from tea_jax.rollout.types import Rollouts
@@ -87,16 +88,21 @@ class Scorer:
     Raises:
       RewardError: if the reward failed; its message says where the completions were kept.
     """
-    tokens, lengths = (
-      np.asarray(rollouts.completion_tokens),
-      np.asarray(rollouts.completion_lengths),
+    batch = self.completions(
+      data, chosen, rollouts.completion_tokens, rollouts.completion_lengths, step
     )
-    texts = texts_of(self.tokenizer, tokens, lengths)
-    batch = Completions(data, np.asarray(chosen), texts, lengths.shape[1], step)
     found = self._in_shares(batch) if self.row_wise else None
     if found is None:
       found = processes.on_first(self._parts_or_kept, batch)
-    return self.finished(*found, np.array(texts, object).reshape(lengths.shape))
+    return self.finished(*found, np.array(batch.texts, object).reshape(-1, batch.num_rollouts))
+
+  def completions(
+    self, data: EncodedPrompts, chosen: np.ndarray, tokens: Any, lengths: Any, step: int | None
+  ) -> Completions:
+    """What is scored: the texts of `tokens` `[P, m, T_c]` of so many `lengths` `[P, m]`."""
+    texts = completion_texts(tokens, lengths, self.tokenizer)
+    flat = [text for group in texts for text in group]
+    return Completions(data, np.asarray(chosen), flat, len(texts[0]), step)
 
   @property
   def row_wise(self) -> bool:
@@ -150,11 +156,7 @@ class Scorer:
       return None  # the first process finds the error again, and says it of the whole batch
     shares = [share for share in shares if share[0]]
     parts = {name: [v for _, part, _ in shares for v in part[name]] for name in shares[0][1]}
-    told: dict[str, list[tuple[int, float]]] = {}
-    for size, _, metrics in shares:
-      for name, value in metrics.items():
-        told.setdefault(name, []).append((size, value))
-    return parts, {name: weighted_mean(values) for name, values in told.items()}
+    return parts, mean_metrics((size, metrics) for size, _, metrics in shares)
 
   def _parts_or_kept(self, batch: Completions) -> tuple[dict[str, Any], dict[str, float]]:
     """What `parts` gives; the completions of a call that failed are kept."""
@@ -168,31 +170,29 @@ class Scorer:
       raise
 
 
-def weighted_mean(values: Sequence[tuple[int, float]]) -> float:
-  """Mean of values that came with their weights.
+def mean_metrics(told: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
+  """What parts of a batch wanted logged, averaged by their sizes.
+
+  Args:
+    told: (size, name -> value) of each part; a part may lack a name.
 
   Example:
-    >>> weighted_mean([(1, 2.0), (3, 6.0)])
-    5.0
+    >>> mean_metrics([(1, {"a": 2.0}), (3, {"a": 6.0, "b": 1.0})])
+    {'a': 5.0, 'b': 1.0}
   """
-  return sum(weight * value for weight, value in values) / sum(weight for weight, _ in values)
+  values: dict[str, list[tuple[int, float]]] = {}
+  for size, metrics in told:
+    for name, value in metrics.items():
+      values.setdefault(name, []).append((size, value))
+  return {
+    name: sum(size * value for size, value in each) / sum(size for size, _ in each)
+    for name, each in values.items()
+  }
 
 
 def _mean(values: np.ndarray) -> float:
   scored = values[~np.isnan(values)]
   return float(scored.mean()) if scored.size else float("nan")
-
-
-def texts_of(tokenizer: Any, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
-  """Text of every completion `[P m]`, prompt by prompt; special tokens left out.
-
-  Args:
-    tokenizer: of the policy.
-    tokens: `[P, m, T_c]`.
-    lengths: `[P, m]`.
-  """
-  rows = [row[:n].tolist() for group, ns in zip(tokens, lengths) for row, n in zip(group, ns)]
-  return tokenizer.batch_decode(rows, skip_special_tokens=True)
 
 
 def sample_record(

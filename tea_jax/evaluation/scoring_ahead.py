@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tea_jax.data import EncodedPrompts
-from tea_jax.evaluation.scoring import Completions, Scorer, Scores, texts_of, weighted_mean
+from tea_jax.evaluation.scoring import Completions, Scorer, Scores, mean_metrics
 from tea_jax.rewards import RewardError
 from tea_jax.runtime import processes
 
@@ -35,13 +35,11 @@ class ScoringAhead:
   ):
     self._scorer, self._step = scorer, step
     self._data, self._chosen, self._shape = data, np.asarray(chosen), (len(chosen), num_rollouts)
-    self.wanted = scorer.row_wise and not processes.several()
-    self._calls: list[tuple[tuple[slice, slice], list[str], Future[Any]]] = []
-    self._thread: ThreadPoolExecutor | None = None
+    self._calls: list[tuple[tuple[slice, slice], Completions, Future[Any]]] = []
+    wanted = scorer.row_wise and not processes.several()
+    self._thread = ThreadPoolExecutor(1) if wanted else None
 
   def __enter__(self) -> ScoringAhead:
-    if self.wanted:
-      self._thread = ThreadPoolExecutor(1)
     return self
 
   def __exit__(
@@ -62,10 +60,9 @@ class ScoringAhead:
     tokens, lengths = part["completion_tokens"], part["completion_lengths"]
     if self._thread is None or lengths.shape == self._shape:
       return
-    texts = texts_of(self._scorer.tokenizer, tokens, lengths)
-    batch = Completions(self._data, self._chosen[prompts], texts, lengths.shape[1], self._step)
-    call = self._thread.submit(self._scorer.parts, batch)
-    self._calls.append(((prompts, rollouts), texts, call))
+    chosen = self._chosen[prompts]
+    batch = self._scorer.completions(self._data, chosen, tokens, lengths, self._step)
+    self._calls.append(((prompts, rollouts), batch, self._thread.submit(self._scorer.parts, batch)))
 
   def scores(self) -> Scores | None:
     """Those of the whole batch; None where it was one call, or one of them could not be scored.
@@ -79,15 +76,13 @@ class ScoringAhead:
     except RewardError:
       return None
     parts: dict[str, np.ndarray] = {name: np.zeros(self._shape) for name in found[0][0]}
-    everything = np.empty(self._shape, object)
-    told: dict[str, list[tuple[int, float]]] = {}
-    for (place, texts, _), (scored, metrics) in zip(self._calls, found, strict=True):
+    texts = np.empty(self._shape, object)
+    for (place, batch, _), (scored, _) in zip(self._calls, found, strict=True):
       for name, values in scored.items():
         parts[name][place] = np.reshape(values, parts[name][place].shape)
-      everything[place] = np.reshape(np.array(texts, object), everything[place].shape)
-      for name, value in metrics.items():
-        told.setdefault(name, []).append((len(texts), value))
-    metrics = {name: weighted_mean(values) for name, values in told.items()}
+      texts[place] = np.reshape(np.array(batch.texts, object), texts[place].shape)
+    sizes = (len(batch.texts) for _, batch, _ in self._calls)
+    metrics = mean_metrics(zip(sizes, (metrics for _, metrics in found), strict=True))
     return self._scorer.finished(
-      {name: values.reshape(-1) for name, values in parts.items()}, metrics, everything
+      {name: values.reshape(-1) for name, values in parts.items()}, metrics, texts
     )

@@ -119,6 +119,12 @@ def engine_of(policy: Policy, settings: HeldOut, prompts: EncodedPrompts) -> Rol
   )
 
 
+def spec_of(params: Any, settings: HeldOut | RunConfig) -> dict[str, Any]:
+  """`evaluation_spec` of parameters under the settings."""
+  shared = {name: getattr(settings, name) for name in ("model", "data", "sampling")}
+  return evaluation_spec(params, **shared, seed=settings.evaluation.seed)
+
+
 def evaluate_engine(
   engine: RolloutEngine,
   params: Any,
@@ -153,14 +159,13 @@ def evaluate_engine(
     prompts_per_call=prompts_per_call,
     rollouts_per_call=settings.sampling.num_rollouts,
   )
-  shared = {name: getattr(settings, name) for name in ("model", "data", "sampling")}
   return evaluate_policy(
     sampler,
     prompts.prompts,
     reward,
     folder=folder,
     num_samples=options.num_samples,
-    spec={**(about or {}), **evaluation_spec(params, **shared, seed=options.seed)},
+    spec={**(about or {}), **spec_of(params, settings)},
     prompts_per_part=prompts_per_call,
     progress=progress,
   )

@@ -84,7 +84,7 @@ def sample_pools(
       )
       lengths = np.asarray(call.rollouts.completion_lengths[0])
       completions = np.asarray(call.rollouts.completion_tokens[0])
-      (texts,) = completion_texts(call.rollouts, engine.policy.tokenizer)
+      (texts,) = completion_texts(completions[None], lengths[None], engine.policy.tokenizer)
       repeated, columns = reward_inputs([prompt], pool_size, columns=prompts.columns)
       rewards = call_reward(reward, repeated, texts, columns, num_rollouts=pool_size)
       if np.isnan(rewards).any():
