@@ -68,11 +68,11 @@ class DecodeProgram:
     *,
     rollouts: int,
     length: int,
-    places: int | None = None,
+    places: int,
   ) -> tuple[DecodeState, Cache, Float[Array, "T_c R 2"]]:
     """Prefills, draws every uniform of the batch, and samples the first tokens.
 
-    The completions' caches get `places`, all of `length` by default.
+    The completions' caches begin with `places` of their `length`, see `cache_growth`.
     """
     if self.rows is not None and tokens.shape[0] % parts_of_rows(self.rows) == 0:
       tokens = jax.lax.with_sharding_constraint(tokens, self.rows)
@@ -95,7 +95,7 @@ class DecodeProgram:
       lengths=jnp.zeros((rows,), jnp.int32),
       done=~active,
       seen=seen,
-      cache=empty_cache(self.config, rows, places or length, self.dtype),
+      cache=empty_cache(self.config, rows, places, self.dtype),
     )
     first = jnp.repeat(logits(self.config, weights, filled.hidden), rollouts, axis=0)
     drawn = sample(first, uniforms[0], self.sampling, seen)

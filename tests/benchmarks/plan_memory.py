@@ -12,6 +12,7 @@ the plan for a CPU counts the float32 copies; `mesh.memory_gb` plans for a devic
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import os
 from typing import Any
@@ -33,20 +34,17 @@ from tea_jax.runs.optimizer import OptimizerConfig
 from tea_jax.runs.plan import Estimate, estimate_memory
 from tea_jax.training.learner import Learner, make_learner, place
 from tea_jax.training.update import Batch
+from tests.training import forced_devices
 
-MODEL = ModelConfig(
-  architecture="Llama",
+MODEL = dataclasses.replace(
+  forced_devices.MODEL,
   vocab_size=16384,
   hidden_size=512,
   intermediate_size=1536,
   num_layers=6,
   num_heads=8,
-  num_kv_heads=2,
   head_dim=64,
   max_positions=2048,
-  eos_token_ids=(0,),
-  pad_token_id=0,
-  tie_embeddings=True,
 )
 # Without LLVM's optimisation a compile takes half as long, and plans the same memory.
 _QUICK = {"xla_backend_optimization_level": 0}
@@ -145,7 +143,7 @@ def rollout_bytes(config: RunConfig, model: ModelConfig, estimate: Estimate) -> 
     *(_shapes((shape.prompts,), (shape.rollouts,))),
     jax.ShapeDtypeStruct((shape.rows,), bool),
   )
-  options = {"rollouts": shape.rollouts, "length": shape.completion}
+  options = {"rollouts": shape.rollouts, "length": shape.completion, "places": shape.completion}
   lowered = start.lower(*arguments, **options)
   prefill = lowered.compile(_QUICK)
   left = _placed(lowered.out_info, prefill.output_shardings)

@@ -52,6 +52,7 @@ def check(prompts: int, num_rollouts: int, *, shards: int, silent: bool, **axes:
     np.ones(rows, bool),
     rollouts=num_rollouts,
     length=8,
+    places=8,
   )
   arguments = (lengths, cache, uniforms, np.int32(8))
   program = advance.lower(weights, state, *arguments).compile().as_text()

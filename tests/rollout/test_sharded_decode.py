@@ -58,6 +58,7 @@ def main(folder: str) -> None:
       np.ones(PROMPTS * ROLLOUTS, bool),
       rollouts=ROLLOUTS,
       length=LENGTH,
+      places=LENGTH,
     )
     program = advance.lower(weights, state, lengths, cache, uniforms, np.int32(LENGTH)).compile()
     text = program.as_text()
