@@ -1,8 +1,9 @@
 """What a run will take, from shapes alone: parameters, memory of a device, time, compiled shapes.
 
 Memory is within 15 % of XLA's own plan for the update and for the rollouts on a CPU, on one device
-and on four (`python -m tests.benchmarks.plan_memory`); the process needs about 1 GB more. On a CPU
-it counts what XLA does there alone, unless `mesh.memory_gb` says that an accelerator is meant.
+and on four (`python -m tests.benchmarks.plan_memory`), but for narrow models under `tensor` (0.84
+and 1.18); the process needs about 1 GB more. On a CPU it counts what XLA does there alone, unless
+`mesh.memory_gb` says that an accelerator is meant.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from tea_jax.models.config import ModelConfig
 from tea_jax.models.sequence_classifier import abstract_classifier_params
 from tea_jax.models.weights import huggingface
 from tea_jax.runs.plan_layout import tree_bytes
-from tea_jax.runs.reward import RewardConfig
+from tea_jax.runs.reward import RewardConfig, is_model
 
 
 def reward_models(reward: RewardConfig) -> dict[str, dict[str, Any]]:
@@ -23,7 +23,7 @@ def reward_models(reward: RewardConfig) -> dict[str, dict[str, Any]]:
   found = {}
   for name in reward.functions:
     own = options.get(name, {})
-    if "/" in name and ":" not in name:
+    if is_model(name):
       found[name] = own
     elif name == "model" and "name_or_path" in own:
       found[own["name_or_path"]] = own

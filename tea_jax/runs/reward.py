@@ -116,10 +116,15 @@ class RewardConfig:
     )
 
 
+def is_model(name: str) -> bool:
+  """Whether a reward is named by a reward model's folder or hub id: neither code nor an address."""
+  return "/" in name and ":" not in name
+
+
 def _make_reward(
   name: str, options: Mapping[str, Any], mesh: jax.sharding.Mesh | None
 ) -> RewardFunction:
-  if "/" in name and ":" not in name:
+  if is_model(name):
     return make_reward("model", name_or_path=name, mesh=mesh, **options)
   return make_reward(name, **options)
 
