@@ -242,6 +242,7 @@ def test_policy_gradient_of_the_model_is_the_defaults(name):
   )
 
 
+@pytest.mark.slow
 def test_rows_and_prefill_of_the_model_are_the_defaults():
   policy = tiny_policy(CONFIGS["qwen"])
   other = dataclasses.replace(policy, attention="fused")

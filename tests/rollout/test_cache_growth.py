@@ -44,8 +44,12 @@ def _assert_same(found, expected):
 
 @pytest.mark.parametrize(
   "sampling",
-  [LONG, dataclasses.replace(LONG, stop_tokens=tuple(range(0, 97, 12)), compactions=2)],
-  ids=["to the limit", "compacted"],
+  [
+    pytest.param(LONG, marks=pytest.mark.slow, id="to the limit"),
+    pytest.param(
+      dataclasses.replace(LONG, stop_tokens=tuple(range(0, 97, 12)), compactions=2), id="compacted"
+    ),
+  ],
 )
 @pytest.mark.parametrize("buckets", [pytest.param(2, marks=pytest.mark.slow), 5])
 def test_growing_caches_draw_the_same_tokens(sampling, buckets):
