@@ -35,6 +35,6 @@ def evaluation_spec(
 
 
 def sampling_spec(sampling: RolloutConfig) -> dict[str, Any]:
-  """Sampling without what only decides how rows are called together."""
-  calls = ("compactions", "cache_buckets")
+  """Sampling without what only decides how tokens are computed, not which law they follow."""
+  calls = ("compactions", "cache_buckets", "decode_attention")
   return {k: v for k, v in to_dict(sampling).items() if k not in calls}

@@ -118,21 +118,27 @@ class KeyValue(NamedTuple):
   key: Float[Array, "b K H S"]
   value: Float[Array, "b K S H"]
 
+  def write(
+    self, key: Float[Array, "b K H"], value: Float[Array, "b K H"], index: Int[Array, ""]
+  ) -> KeyValue:
+    """Puts one token a row at place `index`."""
+    update = jax.lax.dynamic_update_slice_in_dim
+    return KeyValue(
+      update(self.key, key[..., None], index, axis=3),
+      update(self.value, value[:, :, None], index, axis=2),
+    )
+
+  def widen(self, more: int) -> KeyValue:
+    """With so many zeroed places more."""
+    return KeyValue(
+      jnp.pad(self.key, ((0, 0), (0, 0), (0, 0), (0, more))),
+      jnp.pad(self.value, ((0, 0), (0, 0), (0, more), (0, 0))),
+    )
+
 
 def as_cache(key: Float[Array, "b S K H"], value: Float[Array, "b S K H"]) -> KeyValue:
   """Keys and values of a segment in the cache's layout."""
   return KeyValue(key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3))
-
-
-def write_cache(
-  cache: KeyValue, key: Float[Array, "b K H"], value: Float[Array, "b K H"], index: Int[Array, ""]
-) -> KeyValue:
-  """Puts one token a row at place `index`."""
-  update = jax.lax.dynamic_update_slice_in_dim
-  return KeyValue(
-    update(cache.key, key[..., None], index, axis=3),
-    update(cache.value, value[:, :, None], index, axis=2),
-  )
 
 
 def cached_attention(
@@ -148,47 +154,74 @@ def cached_attention(
   Returns:
     `[R, N, H]` in the dtype of the query.
   """
-  rows, heads, width = query.shape
-  kv_heads = segments[0][0].key.shape[1]
-  group = heads // kv_heads
-
-  def per_segment(x: Array, batch: int) -> Array:
-    # [R, K, G, ...] -> [b, K, R / b * G, ...]
-    if batch == rows:
-      return x
-    x = x.reshape(batch, rows // batch, kv_heads, group, x.shape[-1]).swapaxes(1, 2)
-    return x.reshape(batch, kv_heads, -1, x.shape[-1])
-
-  def per_row(x: Array, batch: int) -> Array:
-    if batch == rows:
-      return x
-    x = x.reshape(batch, kv_heads, rows // batch, group, x.shape[-1]).swapaxes(1, 2)
-    return x.reshape(rows, kv_heads, group, x.shape[-1])
-
-  query = query.reshape(rows, kv_heads, group, width)
-  scores = []
-  for cache, visible in segments:
-    batch = cache.key.shape[0]
-    score = jnp.einsum(
-      "bknh,bkhs->bkns",
-      per_segment(query, batch),
-      cache.key,
-      preferred_element_type=jnp.float32,
-    )
-    score = jnp.where(visible[:, None, None], score * width**-0.5, MASKED)
-    scores.append(per_row(score, batch))
+  scores = [_cached_scores(query, *segment) for segment in segments]
   peak = jnp.max(jnp.stack([score.max(-1) for score in scores]), axis=0)
   weights = [jnp.exp(score - peak[..., None]) for score in scores]
   total = _added([weight.sum(-1) for weight in weights])
-  parts = []
-  for weight, (cache, _) in zip(weights, segments, strict=True):
-    batch = cache.value.shape[0]
-    part = jnp.einsum(
-      "bkns,bksh->bknh",
-      per_segment(weight.astype(query.dtype), batch),
-      cache.value,
-      preferred_element_type=jnp.float32,
-    )
-    parts.append(per_row(part, batch))
+  parts = [
+    _cached_values(weight.astype(query.dtype), cache)
+    for weight, (cache, _) in zip(weights, segments, strict=True)
+  ]
   attended = _added(parts) / total[..., None]
-  return attended.astype(query.dtype).reshape(rows, heads, width)
+  return attended.astype(query.dtype).reshape(query.shape)
+
+
+def cached_segment(
+  query: Float[Array, "R N H"], cache: KeyValue, visible: Bool[Array, "b S"]
+) -> tuple[Float[Array, "R N H"], Float[Array, "R N"], Float[Array, "R N"]]:
+  """One segment of `cached_attention`, to be joined to others by its log-sum-exp.
+
+  Returns:
+    Float32 (sum of exp(score - peak) times value, sum of exp(score - peak), peak); a query that
+    sees no key of the segment has a peak of `MASKED`.
+  """
+  score = _cached_scores(query, cache, visible)
+  peak = score.max(-1)
+  weight = jnp.exp(score - peak[..., None])
+  part = _cached_values(weight.astype(query.dtype), cache)
+  heads = query.shape[:2]
+  return part.reshape(query.shape), weight.sum(-1).reshape(heads), peak.reshape(heads)
+
+
+def _cached_scores(
+  query: Float[Array, "R N H"], cache: KeyValue, visible: Bool[Array, "b S"]
+) -> Float[Array, "R K G S"]:
+  """Float32 scores of one segment; `MASKED` where a key is not visible."""
+  rows, heads, width = query.shape
+  batch, kv_heads = cache.key.shape[:2]
+  query = query.reshape(rows, kv_heads, heads // kv_heads, width)
+  score = jnp.einsum(
+    "bknh,bkhs->bkns",
+    _per_segment(query, batch),
+    cache.key,
+    preferred_element_type=jnp.float32,
+  )
+  score = jnp.where(visible[:, None, None], score * width**-0.5, MASKED)
+  return _per_row(score, rows)
+
+
+def _cached_values(weight: Float[Array, "R K G S"], cache: KeyValue) -> Float[Array, "R K G H"]:
+  part = jnp.einsum(
+    "bkns,bksh->bknh",
+    _per_segment(weight, cache.value.shape[0]),
+    cache.value,
+    preferred_element_type=jnp.float32,
+  )
+  return _per_row(part, weight.shape[0])
+
+
+def _per_segment(x: Float[Array, "R K G H"], batch: int) -> Float[Array, "b K n H"]:
+  """The queries that share a segment's row on one axis: n = R / b * G."""
+  rows, kv_heads = x.shape[:2]
+  if batch == rows:
+    return x
+  x = x.reshape(batch, rows // batch, *x.shape[1:]).swapaxes(1, 2)
+  return x.reshape(batch, kv_heads, -1, x.shape[-1])
+
+
+def _per_row(x: Float[Array, "b K n H"], rows: int) -> Float[Array, "R K G H"]:
+  batch, kv_heads = x.shape[:2]
+  if batch == rows:
+    return x
+  x = x.reshape(batch, kv_heads, rows // batch, -1, x.shape[-1]).swapaxes(1, 2)
+  return x.reshape(rows, kv_heads, -1, x.shape[-1])

@@ -17,16 +17,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from tea_jax.models import causal_lm
-from tea_jax.models.attention import (
-  AttentionKind,
-  KeyValue,
-  as_cache,
-  cached_attention,
-  causal_attention,
-  write_cache,
-)
+from tea_jax.models.attention import AttentionKind, KeyValue, as_cache, causal_attention
 from tea_jax.models.causal_lm import Params
 from tea_jax.models.config import ModelConfig
+from tea_jax.models.decode_attention import XLA, DecodeAttention, OwnCache
 from tea_jax.models.layers import (
   block,
   cast_matrices,
@@ -37,6 +31,8 @@ from tea_jax.models.layers import (
 from tea_jax.models.visibility import visible_keys
 
 Cache = tuple[KeyValue, ...]
+"""Of the prompts, layer by layer."""
+CompletionCache = tuple[OwnCache, ...]
 
 
 class Prefill(NamedTuple):
@@ -80,15 +76,12 @@ def _decode_rest(rest: Params, dtype: Any) -> Params:
   return dict(cast_matrices(rest, dtype))
 
 
-def empty_cache(config: ModelConfig, rows: int, length: int, dtype: Any) -> Cache:
-  """Zeroed caches of every layer, of `length` places a row."""
-  heads, width = config.num_kv_heads, config.head_dim
-  return tuple(
-    KeyValue(
-      jnp.zeros((rows, heads, width, length), dtype), jnp.zeros((rows, heads, length, width), dtype)
-    )
-    for _ in range(config.num_layers)
-  )
+def empty_cache(
+  config: ModelConfig, rows: int, places: int, dtype: Any, attention: DecodeAttention = XLA
+) -> CompletionCache:
+  """Zeroed caches of every layer, in the layout that `attention` reads."""
+  shape = rows, config.num_kv_heads, places, config.head_dim
+  return tuple(attention.empty(shape, dtype) for _ in range(config.num_layers))
 
 
 def prefill(
@@ -144,8 +137,9 @@ def decode_step(
   step: Int[Array, ""],
   prompt_lengths: Int[Array, "P"],
   prompt_cache: Cache,
-  completion_cache: Cache,
-) -> tuple[Float[Array, "R D"], Cache]:
+  completion_cache: CompletionCache,
+  attention: DecodeAttention = XLA,
+) -> tuple[Float[Array, "R D"], CompletionCache]:
   """Feeds completion token number `step` of every row.
 
   Args:
@@ -155,6 +149,7 @@ def decode_step(
     step: index of these tokens in their completions.
     prompt_lengths: `[P]`.
     prompt_cache, completion_cache: see the module's text.
+    attention: that `completion_cache` was made for.
 
   Returns:
     Final hidden states `[R, D]`, which predict token `step + 1`, and the updated completion cache.
@@ -163,20 +158,18 @@ def decode_step(
   rollouts = rows // prompts
   positions = jnp.repeat(prompt_lengths, rollouts) + step
   prompt_keys = jnp.arange(prompt_cache[0].key.shape[-1])
-  completion_keys = jnp.arange(completion_cache[0].key.shape[-1])
   window = config.sliding_window
   visible_prompt = visible_keys(prompt_lengths[:, None] + step, prompt_keys[None], window)[:, 0]
   visible_prompt &= prompt_keys < prompt_lengths[:, None]
-  visible_completion = visible_keys(step[None, None], completion_keys[None], window)[0]
   rotary = rotary_table(positions, config)
   x = causal_lm.embed_tokens(config, weights, tokens, positions, weights_dtype(weights))
   updated = []
   for index, layer in enumerate(weights["layers"]):
 
     def attend(query: Array, key: Array, value: Array, index: int = index):
-      own = write_cache(completion_cache[index], key, value, step)
-      segments = [(prompt_cache[index], visible_prompt), (own, visible_completion)]
-      return cached_attention(query, segments), own
+      own = completion_cache[index].write(key, value, step)
+      prompt = prompt_cache[index], visible_prompt
+      return attention.attend(query, prompt, own, step, window), own
 
     x, kept = block(x, layer, config, rotary, attend)
     updated.append(kept)

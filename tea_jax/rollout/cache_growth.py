@@ -8,29 +8,39 @@ larger size. With B sizes the mean token reads (B + 1) / (2 B) of what it reads 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 
-from tea_jax.models.attention import KeyValue
+from tea_jax.models.decode_attention import OwnCache
 
 if TYPE_CHECKING:
   from tea_jax.rollout.decode_loop import DecodeState
 
-_MULTIPLE = 8  # of places: full vectors
+_VECTOR = 8  # smaller sizes are multiples of it
 
 
-def cache_sizes(length: int, count: int) -> tuple[int, ...]:
+def cache_sizes(length: int, count: int, multiple: int = 1) -> tuple[int, ...]:
   """At most `count` growing sizes, the last of them `length`.
 
+  Args:
+    length: places of a whole cache.
+    count: of the sizes.
+    multiple: all sizes are rounded up to one of it, see `DecodeAttention`.
+
   Example:
-    >>> cache_sizes(64, 4), cache_sizes(64, 1), cache_sizes(12, 4)
-    ((16, 32, 48, 64), (64,), (8, 12))
+    >>> cache_sizes(64, 4), cache_sizes(64, 1), cache_sizes(12, 4), cache_sizes(12, 4, multiple=16)
+    ((16, 32, 48, 64), (64,), (8, 12), (16,))
   """
+
+  def up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+  length, smaller = up(length, multiple), math.lcm(_VECTOR, multiple)
   steps = (-(-length * index // count) for index in range(1, count + 1))
-  return tuple(sorted({min(length, -(-size // _MULTIPLE) * _MULTIPLE) for size in steps}))
+  return tuple(sorted({min(length, up(size, smaller)) for size in steps}))
 
 
 def with_room(state: DecodeState, step: int, sizes: Sequence[int]) -> tuple[DecodeState, int]:
@@ -44,19 +54,14 @@ def with_room(state: DecodeState, step: int, sizes: Sequence[int]) -> tuple[Deco
   places = state.cache[0].value.shape[2]
   if step <= places:
     return state, places + 1
-  places, grown = next(size for size in sizes if size >= step), []
+  more, grown = next(size for size in sizes if size >= step) - places, []
   for layer in state.cache:
-    grown.append(_grown(layer, places))
-    for array in layer:
+    grown.append(_grown(layer, more))
+    for array in (layer.key, layer.value):
       array.delete()
-  return state._replace(cache=tuple(grown)), places + 1
+  return state._replace(cache=tuple(grown)), places + more + 1
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _grown(layer: KeyValue, places: int) -> KeyValue:
-  """A layer's cache with so many places, the new ones zero."""
-  more = places - layer.value.shape[2]
-  return KeyValue(
-    jnp.pad(layer.key, ((0, 0), (0, 0), (0, 0), (0, more))),
-    jnp.pad(layer.value, ((0, 0), (0, 0), (0, more), (0, 0))),
-  )
+def _grown(layer: OwnCache, more: int) -> OwnCache:
+  return layer.widen(more)

@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 from tea_jax.models.attention import AttentionKind
 from tea_jax.models.causal_lm import Params, logits
 from tea_jax.models.config import ModelConfig
-from tea_jax.models.decoding import Cache, decode_step, empty_cache, prefill
+from tea_jax.models.decode_attention import XLA, DecodeAttention
+from tea_jax.models.decoding import Cache, CompletionCache, decode_step, empty_cache, prefill
 from tea_jax.models.sharding import parts_of_rows
 from tea_jax.rollout.sampling import Sample, SamplingConfig, sample
 from tea_jax.rollout.survivors import fits
@@ -34,7 +35,7 @@ class DecodeState(NamedTuple):
   lengths: Int[Array, "R"]
   done: Bool[Array, "R"]
   seen: Bool[Array, "R V"] | None
-  cache: Cache
+  cache: CompletionCache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,7 @@ class DecodeProgram:
     sampling: how to sample; stop strings and the maximum length play no part here.
     stop_tokens: ids that end a row.
     rows: sharding of the rows over devices; None leaves it to the compiler.
+    decode: how a decoding step attends.
   """
 
   config: ModelConfig
@@ -54,6 +56,7 @@ class DecodeProgram:
   sampling: SamplingConfig
   stop_tokens: tuple[int, ...]
   rows: NamedSharding | None = None
+  decode: DecodeAttention = XLA
 
   def start(
     self,
@@ -95,7 +98,7 @@ class DecodeProgram:
       lengths=jnp.zeros((rows,), jnp.int32),
       done=~active,
       seen=seen,
-      cache=empty_cache(self.config, rows, places, self.dtype),
+      cache=empty_cache(self.config, rows, places, self.dtype, self.decode),
     )
     first = jnp.repeat(logits(self.config, weights, filled.hidden), rollouts, axis=0)
     drawn = sample(first, uniforms[0], self.sampling, seen)
@@ -128,7 +131,14 @@ class DecodeProgram:
     def grow(state: DecodeState) -> DecodeState:
       last = jax.lax.dynamic_index_in_dim(state.tokens, state.step - 1, axis=1, keepdims=False)
       hidden, cache = decode_step(
-        self.config, weights, last, state.step - 1, prompt_lengths, prompt_cache, state.cache
+        self.config,
+        weights,
+        last,
+        state.step - 1,
+        prompt_lengths,
+        prompt_cache,
+        state.cache,
+        self.decode,
       )
       drawn = sample(
         logits(self.config, weights, hidden), uniforms[state.step], self.sampling, state.seen
@@ -145,7 +155,7 @@ class DecodeProgram:
     spread = jax.tree.map(place, state._replace(step=None, cache=()))
     return spread._replace(step=state.step, cache=self._spread_cache(state.cache))
 
-  def _spread_cache(self, cache: Cache) -> Cache:
+  def _spread_cache(self, cache: Any) -> Any:
     """A cache with its rows on their devices where they divide, and its heads over `tensor`."""
     if self.rows is None:
       return cache

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array
 
 from tea_jax.models.causal_lm import Params
+from tea_jax.models.decode_attention import decode_attention
 from tea_jax.models.decode_sharding import copies_weights, decode_weights_on
 from tea_jax.models.policy import Policy
 from tea_jax.models.sharding import ShardingRules, batch_sharding, parts_of_rows
@@ -57,6 +58,7 @@ class RolloutEngine:
       gives all its batches one compiled shape.
     mesh: of the parameters' devices. Those of `data` and, where weights fit on each, of `fsdp`
       decode their shares of the rows where they divide; those of `tensor` share rows.
+    interpret: let `decode_attention="pallas"` run without a GPU, slowly: for tests.
   """
 
   def __init__(
@@ -69,6 +71,7 @@ class RolloutEngine:
     segment: int = _SEGMENT,
     smallest_prompt: int = _SMALLEST_PROMPT,
     mesh: jax.sharding.Mesh | None = None,
+    interpret: bool = False,
   ):
     config = policy.config
     if max_rows is not None and max_rows < 1:
@@ -94,14 +97,26 @@ class RolloutEngine:
       self._copies = processes.agree(copies)
       self._rows_of_copies = batch_sharding(mesh, _ROWS_OF_COPIES)
       self.rows = batch_sharding(mesh) if self._copies else self._rows_of_copies
+    decode = decode_attention(
+      sampling.decode_attention,
+      config,
+      devices=1 if mesh is None else mesh.size,
+      interpret=interpret,
+    )
     self._program = DecodeProgram(
       config,
       policy.dtype,
       policy.attention,
       dataclasses.replace(
-        sampling, stop_strings=(), max_completion_length=1, compactions=0, cache_buckets=1
+        sampling,
+        stop_strings=(),
+        max_completion_length=1,
+        compactions=0,
+        cache_buckets=1,
+        decode_attention="xla",
       ),
       self.stop_tokens,
+      decode=decode,
     )
 
   def generate(
@@ -272,7 +287,9 @@ class RolloutEngine:
     width = self._prompt_bucket(int(lengths.max()))
     start, advance = self._compiled(len(active))
     limit = self.sampling.max_completion_length
-    places = cache_sizes(self.completion_bucket, self.sampling.cache_buckets)
+    places = cache_sizes(
+      self.completion_bucket, self.sampling.cache_buckets, self._program.decode.multiple
+    )
     state, cache, uniforms = start(
       params,
       weights,

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from tea_jax.models.decode_attention import DecodeAttentionKind
+
 _BLOCKS = 128
 
 
@@ -41,6 +43,7 @@ class SamplingConfig:
       Each compiles one more shape, which may change the last bits of a logit.
     cache_buckets: sizes through which the completions' caches grow, see `cache_growth`; 1 keeps
       them whole. The same holds of each.
+    decode_attention: of a decoding step, see `models.decode_attention`.
   """
 
   temperature: float = 1.0
@@ -53,6 +56,7 @@ class SamplingConfig:
   max_completion_length: int = 256
   compactions: int = 0
   cache_buckets: int = 1
+  decode_attention: DecodeAttentionKind = "xla"
 
   def __post_init__(self):
     if not (math.isfinite(self.temperature) and self.temperature >= 0):

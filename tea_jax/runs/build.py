@@ -153,7 +153,7 @@ def _reward_mesh(mesh: jax.sharding.Mesh | None) -> jax.sharding.Mesh | None:
 def sampler_config(config: RolloutConfig) -> SamplingConfig:
   """How the engine draws tokens, from a run's group of flags."""
   names = ("temperature", "top_k", "top_p", "min_p", "max_completion_length")
-  names += ("compactions", "cache_buckets")
+  names += ("compactions", "cache_buckets", "decode_attention")
   return SamplingConfig(**{name: getattr(config, name) for name in names})
 
 

@@ -130,6 +130,8 @@ class RolloutConfig:
     cache_buckets: sizes (1 to 8) through which the completions' caches grow while a batch decodes:
       a token reads the places that were written, not all of them. Worth it for long completions,
       where caches outweigh the weights; each size compiles one more shape, as above.
+    decode_attention: of a decoding step: "xla", or "pallas" for a kernel that reads the written
+      places of a row only, on one NVIDIA GPU. No GPU has run it yet.
     allow_truncated_sampling: accept top_k, top_p or min_p in training, where the importance ratio
       does not know the mass that was cut off.
   """
@@ -143,6 +145,7 @@ class RolloutConfig:
   memory_gb: float = 0.0
   compactions: int = 0
   cache_buckets: int = 1
+  decode_attention: Literal["xla", "pallas"] = "xla"
   allow_truncated_sampling: bool = False
 
   def __post_init__(self) -> None:

@@ -71,3 +71,16 @@ def test_how_a_gradient_is_computed_does_not_identify_stored_completions(setting
     for model in (PolicyConfig(), PolicyConfig(**setting))
   )
   assert usual == other
+
+
+@pytest.mark.parametrize(
+  "setting", [{"compactions": 2}, {"cache_buckets": 3}, {"decode_attention": "pallas"}]
+)
+def test_how_a_token_is_computed_does_not_identify_stored_completions(setting):
+  usual, other = (
+    evaluation_spec(
+      {"a": weights()}, model=PolicyConfig(), data=DataConfig(), sampling=sampling, seed=0
+    )
+    for sampling in (RolloutConfig(), RolloutConfig(**setting))
+  )
+  assert usual == other

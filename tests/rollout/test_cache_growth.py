@@ -35,7 +35,7 @@ def _generate(sampling, *, model=SMALL, progress=None, segment=8):
   return engine.generate(policy.params, PROMPTS, **options)
 
 
-def _assert_same(found, expected):
+def assert_same(found, expected):
   for name in ("completion_tokens", "completion_lengths", "finished"):
     np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
   for name in ("logprobs", "sampling_logprobs"):  # other shapes change last bits of logits
@@ -54,13 +54,13 @@ def _assert_same(found, expected):
 @pytest.mark.parametrize("buckets", [pytest.param(2, marks=pytest.mark.slow), 5])
 def test_growing_caches_draw_the_same_tokens(sampling, buckets):
   whole = dataclasses.replace(sampling, compactions=0)
-  _assert_same(_generate(dataclasses.replace(sampling, cache_buckets=buckets)), _generate(whole))
+  assert_same(_generate(dataclasses.replace(sampling, cache_buckets=buckets)), _generate(whole))
 
 
 @pytest.mark.slow
 def test_a_window_over_the_past_crosses_the_sizes():
   model = dataclasses.replace(SMALL, sliding_window=6)
-  _assert_same(
+  assert_same(
     _generate(dataclasses.replace(LONG, cache_buckets=5), model=model), _generate(LONG, model=model)
   )
 
@@ -72,7 +72,7 @@ def test_growing_caches_under_a_watched_loop_whose_segments_end_elsewhere():
     progress=lambda progress: seen.append(progress.step),
     segment=7,
   )
-  _assert_same(found, _generate(LONG))
+  assert_same(found, _generate(LONG))
   assert seen == sorted(set(seen))
 
 
