@@ -31,13 +31,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from tea_jax.models.cudnn_segment import cudnn_segment, cudnn_segment_takes
+from tea_jax.models.splash_segment import splash_segment, splash_segment_takes
 from tea_jax.models.visibility import visible_keys
 
-SegmentForward = Literal["auto", "xla", "cudnn"]
+SegmentForward = Literal["auto", "xla", "cudnn", "splash"]
 KeysValues = tuple[Array, Array]
 
 KEY_BLOCK = 128
 """Keys whose scores exist at a time."""
+
+# Of one segment on an accelerator; none knows a window over a prompt.
+_KERNELS = {"cudnn": cudnn_segment, "splash": splash_segment}
 
 # Finite, so that a block of which a query sees nothing has a peak to subtract.
 _UNSEEN = -1e30
@@ -45,7 +49,7 @@ _UNSEEN = -1e30
 
 class _Options(NamedTuple):
   sliding_window: int | None
-  forward: Literal["xla", "cudnn"]
+  forward: Literal["xla", "cudnn", "splash"]
 
 
 class _Segment(NamedTuple):
@@ -82,15 +86,16 @@ def fused_segment_attention(
     prompt: (key, value), each `[P, T_p, K, H]`, left-aligned; P divides B.
     prompt_lengths: `[P]` keys of the prompt that are not padding; 0 is allowed.
     sliding_window: keys a query may look back on, itself included.
-    forward: `"xla"` anywhere; `"cudnn"` on GPU in half precision, without a window; `"auto"`
-      chooses. The backward pass is the same for both. cuDNN's was not run on any GPU yet.
+    forward: `"xla"` anywhere; without a window `"cudnn"` on GPU in half precision and `"splash"` on
+      one TPU; `"auto"` chooses. The backward pass is the same for all. Neither kernel was run on
+      its hardware yet.
 
   Returns:
     `[B, T, N, H]` in the dtype of the query.
 
   Raises:
-    ValueError: for a prompt without lengths, rows that prompts do not share evenly, or cuDNN with a
-      window.
+    ValueError: for a prompt without lengths, rows that prompts do not share evenly, or a kernel
+      with a window.
 
   Example:
     >>> query = jax.random.normal(jax.random.key(0), (6, 5, 4, 8))  # 2 prompts, 3 rollouts of each
@@ -106,14 +111,21 @@ def fused_segment_attention(
     raise ValueError(
       f"{query.shape[0]} rows cannot share {prompt[0].shape[0]} prompts; every prompt needs as many"
     )
-  if forward == "cudnn" and sliding_window is not None:
+  if forward in _KERNELS and sliding_window is not None:
     raise ValueError(
-      f'forward="cudnn" knows no sliding_window={sliding_window}; choose "xla" or "auto"'
+      f'forward="{forward}" knows no sliding_window={sliding_window}; choose "xla" or "auto"'
     )
   if forward == "auto":
-    legal = sliding_window is None and cudnn_segment_takes(query.dtype, query.shape[-1])
-    forward = "cudnn" if legal else "xla"
+    forward = _best_forward(query.dtype, query.shape[-1], sliding_window)
   return _attention(_Options(sliding_window, forward), query, own, prompt, prompt_lengths)
+
+
+def _best_forward(dtype: Any, width: int, window: int | None) -> Literal["xla", "cudnn", "splash"]:
+  if window is not None:
+    return "xla"
+  if cudnn_segment_takes(dtype, width):
+    return "cudnn"
+  return "splash" if splash_segment_takes(width) else "xla"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -124,10 +136,10 @@ def _attention(options, query, own, prompt, prompt_lengths):
 def _forward(options, query, own, prompt, prompt_lengths):
   parts = []
   for segment in _segments(query, own, prompt, prompt_lengths):
-    if options.forward == "cudnn":
-      parts.append(_by_cudnn(query, segment))
-    else:
+    if options.forward == "xla":
       parts.append(_by_blocks(query, segment, options.sliding_window))
+    else:
+      parts.append(_by_kernel(_KERNELS[options.forward], query, segment))
   log_totals = jnp.stack([log_total for _, log_total in parts])
   peak = jnp.max(log_totals, axis=0)
   peak = jnp.where(jnp.isfinite(peak), peak, 0.0)  # a row that sees no key at all
@@ -171,13 +183,11 @@ def _segments(query: Array, own: Any, prompt: Any, prompt_lengths: Any) -> list[
   return segments
 
 
-def _by_cudnn(query: Array, segment: _Segment) -> tuple[Array, Array]:
+def _by_kernel(kernel: Any, query: Array, segment: _Segment) -> tuple[Array, Array]:
   """Values and log-sum-exp of one segment; a prompt's rollouts are more queries of its row."""
   shared = query.reshape(segment.key.shape[0], -1, *query.shape[2:])
   lengths = None if segment.causal else segment.lengths
-  attended, log_total = cudnn_segment(
-    shared, segment.key, segment.value, lengths, causal=segment.causal
-  )
+  attended, log_total = kernel(shared, segment.key, segment.value, lengths, causal=segment.causal)
   return attended.reshape(query.shape), log_total.reshape(query.shape[:-1])
 
 

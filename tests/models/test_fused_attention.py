@@ -174,7 +174,7 @@ def test_merging_the_librarys_segments_has_right_values_and_wrong_gradients():
 def library_in_place_of_cudnn(monkeypatch):
   """The calls that cuDNN would get go to the library's XLA implementation, which a CPU has."""
   segment = functools.partial(cudnn_segment.cudnn_segment, implementation="xla")
-  monkeypatch.setattr(fused_attention, "cudnn_segment", segment)
+  monkeypatch.setitem(fused_attention._KERNELS, "cudnn", segment)
 
 
 @pytest.mark.usefixtures("library_in_place_of_cudnn")
@@ -187,6 +187,30 @@ def test_cudnns_calls_give_the_same_values_and_gradients():
   assert_same(value_and_gradient(attention, half, lengths), exact, 0.03)
   none = value_and_gradient(attention, arrays, lengths.at[0].set(0))
   assert_same(none, value_and_gradient(fused, arrays, lengths.at[0].set(0)), 2e-5)
+
+
+@pytest.mark.parametrize("hopper, widest", [(True, 128), (False, 64)])
+def test_cudnns_calls_lower_for_cuda(hopper, widest, monkeypatch):
+  """The library then checks shapes and dtypes as on a GPU, whose version and kind it is told."""
+  library = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+  monkeypatch.setattr(library, "check_cudnn_version", lambda: 91000)
+  monkeypatch.setattr(library, "check_compute_capability", lambda least: hopper or least < "9")
+
+  def shape(*sizes):
+    return jax.ShapeDtypeStruct(sizes, jnp.bfloat16)
+
+  arrays = (
+    shape(16, 500, 9, widest),
+    (shape(16, 500, 3, widest),) * 2,
+    (shape(2, 700, 3, widest),) * 2,
+  )
+
+  def loss(arrays, lengths):
+    return jnp.sum(fused(arrays, lengths, forward="cudnn").astype(jnp.float32))
+
+  traced = jax.jit(jax.grad(loss)).trace(arrays, jax.ShapeDtypeStruct((2,), jnp.int32))
+  text = traced.lower(lowering_platforms=("cuda",)).as_text()
+  assert text.count("@__cudnn$fmhaSoftmax(") == 4  # two of each segment
 
 
 def test_log_sum_exp_of_half_precision_is_not_rounded_to_it():
@@ -264,5 +288,6 @@ def test_impossible_arguments_are_refused():
     fused_segment_attention(query, own, prompt)
   with pytest.raises(ValueError, match="5 rows cannot share 2 prompts"):
     fused_segment_attention(query[:5], own, prompt, lengths)
-  with pytest.raises(ValueError, match="sliding_window=3"):
-    fused_segment_attention(query, own, prompt, lengths, sliding_window=3, forward="cudnn")
+  for forward in ("cudnn", "splash"):
+    with pytest.raises(ValueError, match=f'"{forward}" knows no sliding_window=3'):
+      fused_segment_attention(query, own, prompt, lengths, sliding_window=3, forward=forward)
