@@ -13,14 +13,45 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from tea_jax.models.causal_lm import init_params
+from tea_jax.models.causal_lm import Params, init_params
+from tea_jax.models.config import ModelConfig
 from tea_jax.models.logprobs import group_logprobs
 from tea_jax.models.policy import Policy
 from tea_jax.rollout.types import Rollouts
 from tests.benchmarks.common import SMOLLM2
 
 KINDS = ("auto", "fused")
+
+
+def random_group(
+  config: ModelConfig, *, prompt: int, completion: int, group: int
+) -> tuple[Rollouts, Float[Array, "1 m 1"]]:
+  """Random tokens of one prompt's rollouts, none of which ends early, and random advantages."""
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, config.vocab_size, (1, group, completion))
+  rollouts = Rollouts(
+    prompt_tokens=jnp.asarray(rng.integers(0, config.vocab_size, (1, prompt))),
+    prompt_lengths=jnp.asarray([prompt]),
+    completion_tokens=jnp.asarray(tokens),
+    completion_lengths=jnp.full((1, group), completion),
+    finished=jnp.ones((1, group), bool),
+    logprobs=jnp.zeros(tokens.shape),
+    sampling_logprobs=jnp.zeros(tokens.shape),
+  )
+  return rollouts, jnp.asarray(rng.normal(size=(1, group, 1)), jnp.float32)
+
+
+def compiled_gradient(
+  policy: Policy, params: Params, rollouts: Rollouts, advantages: Array
+) -> jax.stages.Compiled:
+  """The policy gradient of a group as a compiled function of `params`."""
+
+  def loss(params):
+    return jnp.sum(advantages * group_logprobs(policy, params, rollouts).logprobs)
+
+  return jax.jit(jax.grad(loss)).lower(params).compile()
 
 
 def main() -> None:
@@ -35,32 +66,17 @@ def main() -> None:
   config = dataclasses.replace(
     SMOLLM2, num_layers=arguments.layers, vocab_size=arguments.vocabulary
   )
-  group, length = arguments.group, arguments.completion
-  rng = np.random.default_rng(0)
-  tokens = rng.integers(0, config.vocab_size, (1, group, length))
-  rollouts = Rollouts(
-    prompt_tokens=jnp.asarray(rng.integers(0, config.vocab_size, (1, arguments.prompt))),
-    prompt_lengths=jnp.asarray([arguments.prompt]),
-    completion_tokens=jnp.asarray(tokens),
-    completion_lengths=jnp.full((1, group), length),
-    finished=jnp.ones((1, group), bool),
-    logprobs=jnp.zeros(tokens.shape),
-    sampling_logprobs=jnp.zeros(tokens.shape),
+  rollouts, advantages = random_group(
+    config, prompt=arguments.prompt, completion=arguments.completion, group=arguments.group
   )
-  advantages = jnp.asarray(rng.normal(size=(1, group, 1)), jnp.float32)
   params = init_params(config, jax.random.key(0))
-
-  def gradient_with(attention):
-    policy = Policy(
-      config, {}, compute_dtype=arguments.dtype, remat=arguments.remat, attention=attention
+  options = {"compute_dtype": arguments.dtype, "remat": arguments.remat}
+  compiled = {
+    kind: compiled_gradient(
+      Policy(config, {}, attention=kind, **options), params, rollouts, advantages
     )
-
-    def loss(params):
-      return jnp.sum(advantages * group_logprobs(policy, params, rollouts).logprobs)
-
-    return jax.jit(jax.grad(loss)).lower(params).compile()
-
-  compiled = {kind: gradient_with(kind) for kind in KINDS}
+    for kind in KINDS
+  }
   for kind in KINDS:
     temporary = compiled[kind].memory_analysis().temp_size_in_bytes
     print(f"{kind}: {temporary / 2**20:.0f} MiB of temporary arrays", flush=True)

@@ -24,6 +24,21 @@ SMOLLM2 = ModelConfig(
   tie_embeddings=True,
 )
 
+LLAMA_1B = ModelConfig(
+  architecture="Llama",
+  vocab_size=128256,
+  hidden_size=2048,
+  intermediate_size=8192,
+  num_layers=16,
+  num_heads=32,
+  num_kv_heads=8,
+  head_dim=64,
+  max_positions=131072,
+  rope_theta=500000.0,
+  tie_embeddings=True,
+)
+"""Llama-3.2-1B, but for the scaling of its rotary frequencies."""
+
 
 def torch_model(dtype: str):
   """The same shape in `transformers`, with random weights."""
