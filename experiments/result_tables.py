@@ -241,6 +241,9 @@ TABLES: dict[str, Callable[[], str]] = {
   "protein_rules": lambda: protein_table(
     read("cat_protein/proteins"), against="grpo:normalize=true"
   ),
+  "proteins_300": lambda: protein_table(
+    read("cat_protein/three_hundred_steps"), against="grpo:normalize=true"
+  ),
   "proteins_same_kl": lambda: protein_table(read("cat_protein/same_kl")),
   "supervised_sums": lambda: supervised_table("branches"),
   "supervised_sums_minus": lambda: difference_table(
