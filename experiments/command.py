@@ -15,6 +15,7 @@ from rich.table import Table
 from tea_jax.runs.checkpoints import CheckpointError
 from tea_jax.runs.config import RunConfig, to_dict
 from tea_jax.runs.supervised import SupervisedConfig
+from tea_jax.runtime import processes
 from tea_jax.runtime.secrets import printable, public_text
 
 MISTAKES = (
@@ -92,11 +93,24 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def run(work: Callable[[], object]) -> int:
-  """Exit code of `work`: 0, 2 after a mistake, 130 after Ctrl-C or a cluster's SIGTERM."""
+def say(text: str) -> None:
+  """Prints a line; of several processes only the first one does."""
+  if processes.is_first():
+    print(text, flush=True)
+
+
+def run(work: Callable[[], object], *, several_processes: bool = False) -> int:
+  """Exit code of `work`: 0, 2 after a mistake, 130 after Ctrl-C or a cluster's SIGTERM.
+
+  Args:
+    work: what the script does.
+    several_processes: whether it can run in several; it is refused there if not.
+  """
   # The notice that a cluster gives before it takes a machine acts like Ctrl-C.
   before = signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
+    if not several_processes:
+      processes.require_one("this command")
     work()
   except MISTAKES as error:
     text = printable(public_text(str(error))) or type(error).__name__

@@ -86,7 +86,8 @@ def model_config(name: str) -> ModelConfig:
 
 
 def main(arguments: list[str] | None = None) -> int:
-  return command.run(lambda: work(sys.argv[1:] if arguments is None else arguments))
+  chosen = sys.argv[1:] if arguments is None else arguments
+  return command.run(lambda: work(chosen), several_processes=True)
 
 
 def work(arguments: list[str]) -> None:

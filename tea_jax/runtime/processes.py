@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 _SMALLEST_MESSAGE = 256  # bytes; longer ones in powers of two, so that few sizes are compiled
 _stop_asked = False
+_waits_for_stop = False
 
 Distributed = Literal["auto", "always", "never"]
 
@@ -65,6 +67,20 @@ def connect(mode: Distributed = "auto") -> None:
       "(host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID, or pass --mesh.distributed "
       "never for one process."
     ) from error
+
+
+def require_one(what: str) -> None:
+  """Refuses to run `what` in one of several processes: all of them would write the same files.
+
+  Raises:
+    ValueError: if there are several, or the environment says so.
+  """
+  told = "JAX_COORDINATOR_ADDRESS" in os.environ and os.environ.get("JAX_NUM_PROCESSES") != "1"
+  if told or _launched_together() or (jax.distributed.is_initialized() and several()):
+    raise ValueError(
+      f"{what} runs in one process, on all the devices that it sees, but several were started "
+      "(JAX_COORDINATOR_ADDRESS, or a launcher such as srun); start one, without them."
+    )
 
 
 def _launched_together() -> bool:
@@ -124,6 +140,9 @@ def put(tree: Any, shardings: Any) -> Any:
   def place(values: Any, sharding: Any) -> jax.Array:
     if not getattr(values, "is_fully_addressable", True):
       return jax.device_put(values, sharding)
+    if isinstance(values, jax.Array) and jnp.issubdtype(values.dtype, jax.dtypes.prng_key):
+      data = place(jax.random.key_data(values), sharding)
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(values))
     host = np.asarray(values)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
@@ -234,13 +253,14 @@ def require_same(values: Mapping[str, Any], what: str) -> None:
 def stopping_together() -> Iterator[None]:
   """In this block SIGTERM and Ctrl-C wait for the next `check_stop`; a second Ctrl-C does not.
 
-  One process: signals are left as they are.
+  One process: signals are left as they are. In such a block another one changes nothing.
   """
-  global _stop_asked
-  if not several() or threading.current_thread() is not threading.main_thread():
+  global _stop_asked, _waits_for_stop
+  in_thread = threading.current_thread() is not threading.main_thread()
+  if not several() or in_thread or _waits_for_stop:
     yield
     return
-  _stop_asked = False
+  _stop_asked, _waits_for_stop = False, True
 
   def ask(number: int, frame: Any) -> None:
     global _stop_asked
@@ -252,6 +272,7 @@ def stopping_together() -> Iterator[None]:
   try:
     yield
   finally:
+    _waits_for_stop = False
     for number, handler in before.items():
       # None: a handler that was not installed from Python, such as JAX's own.
       signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -29,6 +29,8 @@ def main() -> None:
   spread = processes.put(np.arange(4.0), rows)
   told["spread"] = [spread.is_fully_addressable, processes.fetch(spread).tolist()]
   tree = processes.replicate({"a": np.arange(2)}, rows.mesh)
+  keys = processes.put(jax.random.split(jax.random.key(3), 4), rows)
+  told["keys"] = processes.fetch(jax.random.key_data(keys)).tolist()
   told["tree"] = [tree["a"].is_fully_addressable, processes.local(tree)["a"].tolist()]
 
   def outcome(work):
@@ -52,7 +54,8 @@ def main() -> None:
       processes.check_stop()
       if own == 1:
         os.kill(os.getpid(), signal.SIGTERM)
-      processes.check_stop()
+      with processes.stopping_together():  # what was asked for outside counts in here
+        processes.check_stop()
 
   told["errors"] = [
     outcome(lambda: fail_in(0, RewardError("bad", name="r", row=3))),
@@ -84,6 +87,7 @@ def test_two_processes_know_and_raise_the_same():
   assert repr(first["agree"]) == "[0.1, nan, [0, 1]]"
   assert first["on_first"] == "of 0"
   assert first["spread"] == [False, [0.0, 1.0, 2.0, 3.0]]
+  assert first["keys"] == jax.random.key_data(jax.random.split(jax.random.key(3), 4)).tolist()
   assert first["tree"] == [False, [0, 1]]
   assert first["errors"] == [
     ["RewardError", "bad", 3],
@@ -151,6 +155,25 @@ def test_a_launcher_s_processes_are_joined(monkeypatch, environment, expected):
     monkeypatch.setenv(name, value)
   processes.connect()
   assert joined == [expected]
+
+
+@pytest.mark.parametrize(
+  "environment",
+  [
+    {"SLURM_STEP_NUM_TASKS": "2"},
+    {"JAX_COORDINATOR_ADDRESS": "a:1"},
+    {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2"},
+  ],
+)
+def test_what_runs_in_one_process_refuses_several(monkeypatch, environment):
+  processes.require_one("this")
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  with pytest.raises(ValueError, match=r"this runs in one process, .* but several were started"):
+    processes.require_one("this")
+  monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
+  monkeypatch.delenv("SLURM_STEP_NUM_TASKS", raising=False)
+  processes.require_one("this")
 
 
 def test_what_cannot_be_joined_is_a_sentence(monkeypatch):
