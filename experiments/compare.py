@@ -18,6 +18,7 @@ from experiments import command, train
 from tea_jax.runs.config import RunConfig
 from tea_jax.runs.flags import parse_tree
 from tea_jax.runs.presets import PRESETS, Preset, get_preset
+from tea_jax.runtime import processes
 from tea_jax.runtime.compilation import enable_compilation_cache
 from tea_jax.studies.matched_report import matched_verdicts, report
 from tea_jax.studies.matched_runs import at_same_kl, run_config_of, train_matched
@@ -65,24 +66,30 @@ def parse(arguments: list[str]) -> tuple[Preset, bool]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-  return command.run(lambda: work(sys.argv[1:] if arguments is None else arguments))
+  chosen = sys.argv[1:] if arguments is None else arguments
+  return command.run(lambda: work(chosen), several_processes=True)
 
 
 def work(arguments: list[str]) -> None:
   preset, dry_run = parse(arguments)
-  command.show_settings(preset.config, {"seeds": " ".join(map(str, preset.seeds))})
-  for rule in preset.rules:
-    print(f"rule: {run_config_of(preset, rule, preset.seeds[0]).advantage_rule()!r}", flush=True)
+  if not dry_run:
+    processes.connect(preset.config.mesh.distributed)
+  if dry_run or processes.is_first():
+    command.show_settings(preset.config, {"seeds": " ".join(map(str, preset.seeds))})
+    for rule in preset.rules:
+      print(f"rule: {run_config_of(preset, rule, preset.seeds[0]).advantage_rule()!r}", flush=True)
   if dry_run:
     train.dry_run(preset.config)
     return
   enable_compilation_cache()
   started = time.perf_counter()
-  runs = train_matched(preset)
-  path = report(runs, minutes=(time.perf_counter() - started) / 60)
-  for sentence in matched_verdicts(runs):
-    print(f"\n{sentence}")
-  print(f"\nreport: {path}")
+  with processes.stopping_together(), processes.together():
+    runs = train_matched(preset, say=command.say)
+    if processes.is_first():
+      path = report(runs, minutes=(time.perf_counter() - started) / 60)
+      for sentence in matched_verdicts(runs):
+        print(f"\n{sentence}")
+      print(f"\nreport: {path}")
 
 
 if __name__ == "__main__":

@@ -23,11 +23,13 @@ from tea_jax.evaluation.records import Records
 from tea_jax.evaluation.report import write_report
 from tea_jax.evaluation.reward_files import is_reward_file
 from tea_jax.rewards.verifiers import answer_reader
+from tea_jax.runs import build
 from tea_jax.runs.config import RunConfig, load_groups, to_dict
 from tea_jax.runs.datasets import load_splits
 from tea_jax.runs.flags import parse_tree
 from tea_jax.runs.own_code import check_own_code
 from tea_jax.runs.presets import get_preset
+from tea_jax.runtime import processes
 from tea_jax.runtime.compilation import enable_compilation_cache
 
 
@@ -85,7 +87,8 @@ def parse(arguments: list[str]) -> tuple[dict[str, list[str]], Flags, bool]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-  return command.run(lambda: work(sys.argv[1:] if arguments is None else arguments))
+  chosen = sys.argv[1:] if arguments is None else arguments
+  return command.run(lambda: work(chosen), several_processes=True)
 
 
 def work(arguments: list[str]) -> None:
@@ -93,26 +96,40 @@ def work(arguments: list[str]) -> None:
   if dry_run:
     print(yaml.safe_dump({"policies": policies} | to_dict(flags), sort_keys=False), end="")
     return
+  processes.connect(flags.mesh.distributed)
   enable_compilation_cache()
+  with processes.stopping_together(), processes.together():
+    command.say(f"report: {evaluate(policies, flags)}")
+
+
+def evaluate(policies: dict[str, list[str]], flags: Flags) -> str:
+  """Evaluates the policies of each label and writes the report; its path."""
+  kinds = {
+    name: [sources.is_server(name), is_reward_file(name), sources.is_run(name)]
+    for names in policies.values()
+    for name in names
+  }
+  shared = {"set of flags": to_dict(flags), "set of policies": [policies, kinds]}
+  processes.require_same(shared, "the evaluation")
   # Refuses a policy that is not there or not readable, before any is sampled.
-  for name in (name for names in policies.values() for name in names):
-    if not sources.is_server(name) and not is_reward_file(name):
+  for name, (is_server, is_file, _) in kinds.items():
+    if not is_server and not is_file:
       train.model_config(sources.finished_policy(name))
   splits = functools.cache(lambda: load_splits(flags.data))
-  reward = functools.cache(lambda: flags.reward.build())
+  reward = functools.cache(lambda: flags.reward.build(build.reward_mesh(None)))
   runs: dict[str, list[Records]] = {}
   told: dict[str, str] = {}
-  say = functools.partial(print, flush=True)
   records = pathlib.Path(flags.output) / "records"
   for label, names in policies.items():
     folders = [label] if len(names) == 1 else [f"{label}-{index}" for index in range(len(names))]
     found = [
-      records_of(name, flags, splits, reward, folder=records / folder, at_kl=flags.at_kl, say=say)
-      for folder, name in zip(folders, names, strict=True)
+      records_of(name, flags, splits, reward, folder=folder, at_kl=flags.at_kl, say=command.say)
+      for folder, name in zip([records / each for each in folders], names, strict=True)
     ]
     runs[label] = [each for each, _ in found]
     told[label] = ", ".join(about for _, about in found)
-  report = write_report(
+  write = functools.partial(
+    write_report,
     flags.output,
     runs,
     baselines=flags.baselines or tuple(list(runs)[:1]),
@@ -125,7 +142,7 @@ def work(arguments: list[str]) -> None:
     figures=flags.figures,
     answer=answer_reader(flags.reward.answer_pattern),
   )
-  print(f"report: {report}")
+  return processes.on_first(lambda: str(write()))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from tea_jax.models.logprobs import group_logprobs
 from tea_jax.models.policy import Policy
 from tea_jax.rollout.engine import RolloutEngine
 from tea_jax.runs.config import load_config
+from tea_jax.runtime import processes
 from tea_jax.runtime.files import read_json, write_text
 from tea_jax.runtime.keys import make_key
 
@@ -150,7 +151,7 @@ def measured_kl(
   ):
     rollouts = call.rollouts
     reference = group_logprobs(policy, base, rollouts, temperature=temperature).logprobs
-    ratio = np.asarray(reference, np.float64) - rollouts.logprobs
+    ratio = processes.fetch(reference).astype(np.float64) - rollouts.logprobs
     places = np.arange(ratio.shape[-1]) < np.asarray(rollouts.completion_lengths)[..., None]
     found.append(np.where(places, np.expm1(ratio) - ratio, 0.0).sum(axis=-1).ravel())
   values = np.concatenate(found)
@@ -187,9 +188,18 @@ def drawn_to_kl(
     "kl": kl,
   }
   file = pathlib.Path(found_before)
-  stored = read_json(file) if file.is_file() else {}
-  if stored.get("asked") == asked:
-    found = DrawnBack(**stored["found"])
+
+  def known() -> dict[str, float] | None:
+    stored = read_json(file) if file.is_file() else {}
+    return stored["found"] if stored.get("asked") == asked else None
+
+  def keep(found: DrawnBack) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps({"asked": asked, "found": found._asdict()}, indent=2))
+
+  stored = processes.on_first(known)
+  if stored is not None:
+    found = DrawnBack(**stored)
   else:
     engine = engine_of(policy, settings, prompts)
     options = {
@@ -199,9 +209,8 @@ def drawn_to_kl(
 
     def kl_of(share: float) -> tuple[float, float]:
       params = blend(base, policy.params, share)
-      return measured_kl(engine, policy, params, base, prompts, **options)
+      return processes.agree(measured_kl(engine, policy, params, base, prompts, **options))
 
     found = draw_back(kl_of, kl, name=name)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps({"asked": asked, "found": found._asdict()}, indent=2))
+    processes.on_first(keep, found)
   return dataclasses.replace(policy, params=blend(base, policy.params, found.share)), found

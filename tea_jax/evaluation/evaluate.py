@@ -17,10 +17,12 @@ import numpy as np
 from tea_jax.data import EncodedPrompts, Prompt, column_names, columns_digest, reward_inputs
 from tea_jax.evaluation.records import RecordFolder, Records, Samples, read_records
 from tea_jax.evaluation.sampling import completion_texts, sample_calls
+from tea_jax.evaluation.shares import shared_scores
 from tea_jax.rewards import RewardError, RewardFunction, call_reward, reward_name
 from tea_jax.rewards.failed_call import write_failed_call
 from tea_jax.rewards.signature import check_arguments
 from tea_jax.rollout.engine import RolloutEngine
+from tea_jax.runtime import processes
 from tea_jax.runtime.code_identity import code_identity
 from tea_jax.scaling.generators import Generator, Request
 
@@ -41,6 +43,9 @@ def evaluate_policy(
   progress: Callable[[int, int], None] | None = None,
 ) -> Records:
   """Samples, scores and stores; calling it again goes on where it was interrupted.
+
+  Several processes call it alike: all sample, the first one writes, and scores are made as in
+  training, see `shares`. Only the first one touches the folder before all is stored.
 
   Args:
     sampler: `indices of prompts -> Samples` with `num_samples` completions of each. It must give
@@ -67,27 +72,28 @@ def evaluate_policy(
       f"and prompts_per_part={prompts_per_part} >= 1"
     )
   check_arguments(reward, column_names(prompts))
-  records = RecordFolder(
-    folder,
-    {
-      **(spec or {}),
-      "reward": reward_name(reward),
-      "reward_code": code_identity(reward),
-      "columns": columns_digest(prompts),
-      "num_prompts": len(prompts),
-      "num_samples": num_samples,
-      "prompts_per_part": prompts_per_part,
-      "prompts": _prompts_digest(prompts),
-    },
-  )
-  for number, first in enumerate(range(0, len(prompts), prompts_per_part)):
-    indices = range(first, min(first + prompts_per_part, len(prompts)))
-    ids, texts = [prompts[i].id for i in indices], [prompts[i].text for i in indices]
-    if not records.is_done(number, ids, texts):
-      _evaluate_part(sampler, prompts, reward, records, number, indices, num_samples)
-    if progress is not None:
-      progress(indices.stop, len(prompts))
-  return read_records(folder)
+  spec = {
+    **(spec or {}),
+    "reward": reward_name(reward),
+    "reward_code": code_identity(reward),
+    "columns": columns_digest(prompts),
+    "num_prompts": len(prompts),
+    "num_samples": num_samples,
+    "prompts_per_part": prompts_per_part,
+    "prompts": _prompts_digest(prompts),
+  }
+  with processes.together():
+    processes.require_same(spec, "the evaluation")
+    records = RecordFolder(folder, spec)
+    for number, first in enumerate(range(0, len(prompts), prompts_per_part)):
+      processes.check_stop()
+      indices = range(first, min(first + prompts_per_part, len(prompts)))
+      ids, texts = [prompts[i].id for i in indices], [prompts[i].text for i in indices]
+      if not processes.on_first(records.is_done, number, ids, texts):
+        _evaluate_part(sampler, prompts, reward, records, number, indices, num_samples)
+      if progress is not None:
+        progress(indices.stop, len(prompts))
+    return read_records(folder)
 
 
 def prompts_of_a_call(num_prompts: int, *, prompts_per_step: int, num_rollouts: int) -> int:
@@ -195,25 +201,37 @@ def _evaluate_part(
 ) -> None:
   chosen = [prompts[index] for index in indices]
   ids, texts = [prompt.id for prompt in chosen], [prompt.text for prompt in chosen]
-  samples = records.load_unscored(number, ids, texts)
-  if samples is None:
+  stored = processes.on_first(records.load_unscored, number, ids, texts)
+  if stored is None:
     samples = sampler(indices)
     _check_samples(samples, len(chosen), num_samples)
-    records.save_unscored(number, indices.start, ids, texts, samples)
+    processes.on_first(records.save_unscored, number, indices.start, ids, texts, samples)
+  else:
+    completions, lengths, finished = stored
+    samples = Samples(completions, np.asarray(lengths), np.asarray(finished))
   repeated, columns = reward_inputs(chosen, num_samples, columns=column_names(prompts))
   completions = [text for row in samples.completions for text in row]
-  try:
-    scores = call_reward(reward, repeated, completions, columns, num_rollouts=num_samples)
-  except RewardError as error:
-    write_failed_call(records.failed(number), repeated, completions, error)
-    message = (
-      f"{error} (prompts are counted from {indices.start}; the completions are kept in "
-      f"{records.unscored(number)}, and evaluating again only scores them; scores that were there "
-      f"are in {records.failed(number)})"
-    )
-    error.args = (message,)
-    raise
-  records.save(number, indices.start, ids, texts, samples, scores.reshape(len(chosen), num_samples))
+
+  def score(first: int, stop: int) -> np.ndarray:
+    rows = slice(first * num_samples, stop * num_samples)
+    own = {name: values[rows] for name, values in columns.items()}
+    return call_reward(reward, repeated[rows], completions[rows], own, num_rollouts=num_samples)
+
+  def score_all() -> np.ndarray:
+    try:
+      return score(0, len(chosen))
+    except RewardError as error:
+      write_failed_call(records.failed(number), repeated, completions, error)
+      message = (
+        f"{error} (prompts are counted from {indices.start}; the completions are kept in "
+        f"{records.unscored(number)}, and evaluating again only scores them; scores that were "
+        f"there are in {records.failed(number)})"
+      )
+      error.args = (message,)
+      raise
+
+  scores = shared_scores(reward, len(chosen), score, score_all).reshape(len(chosen), num_samples)
+  processes.on_first(records.save, number, indices.start, ids, texts, samples, scores)
 
 
 def _check_samples(samples: Samples, num_prompts: int, num_samples: int) -> None:

@@ -26,6 +26,7 @@ from tea_jax.evaluation.record_parts import (
   samples_of,
   write_table,
 )
+from tea_jax.runtime import processes
 from tea_jax.runtime.extras import extra
 from tea_jax.runtime.files import read_json, write_text
 
@@ -78,7 +79,10 @@ class Records:
 
 
 class RecordFolder:
-  """Reads and writes the parts of one evaluation."""
+  """Reads and writes the parts of one evaluation.
+
+  Several processes open it together; only the first one may call the methods that read or write.
+  """
 
   def __init__(self, folder: str | os.PathLike[str], spec: Mapping[str, Any]):
     """Opens a folder, or makes it.
@@ -92,6 +96,9 @@ class RecordFolder:
     """
     self.path = pathlib.Path(folder)
     self.spec = json.loads(json.dumps(dict(spec)))
+    processes.on_first(self._open)
+
+  def _open(self) -> None:
     stored = read_spec(self.path)
     rescored = stored is not None and _same(stored, self.spec, but=_SCORING)
     if stored is not None and rescored and not _same(stored, self.spec):

@@ -5,8 +5,6 @@ Axes: P prompts, m rollouts of each.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -15,6 +13,7 @@ import numpy as np
 
 from tea_jax.data import EncodedPrompts, reward_inputs
 from tea_jax.evaluation.sampling import completion_texts
+from tea_jax.evaluation.shares import in_shares, is_row_wise
 from tea_jax.rewards import RewardContext, RewardError, RewardFunction, WeightedReward, call_reward
 from tea_jax.rewards.failed_call import write_failed_call
 from tea_jax.rollout.types import Rollouts
@@ -49,16 +48,12 @@ class Completions(NamedTuple):
     prompts = [self.data.prompts[i] for i in self.chosen]
     return reward_inputs(prompts, self.num_rollouts, columns=self.data.columns)
 
-  def shares(self, count: int) -> list[Completions]:
-    """Cut into as many parts of neighbouring prompts, as even as they come."""
-    cuts = [len(self.chosen) * part // count for part in range(count + 1)]
-    return [
-      self._replace(
-        chosen=self.chosen[start:stop],
-        texts=self.texts[start * self.num_rollouts : stop * self.num_rollouts],
-      )
-      for start, stop in itertools.pairwise(cuts)
-    ]
+  def part(self, first: int, stop: int) -> Completions:
+    """Those of some neighbouring prompts."""
+    return self._replace(
+      chosen=self.chosen[first:stop],
+      texts=self.texts[first * self.num_rollouts : stop * self.num_rollouts],
+    )
 
 
 class Scorer:
@@ -107,7 +102,7 @@ class Scorer:
   @property
   def row_wise(self) -> bool:
     """Whether the reward says that a row's score depends on that row alone."""
-    return bool(getattr(self.reward, "row_wise", False))
+    return is_row_wise(self.reward)
 
   def parts(self, batch: Completions) -> tuple[dict[str, Any], dict[str, float]]:
     """Part of the reward -> scores of the rows, and what rewards wanted logged.
@@ -145,16 +140,13 @@ class Scorer:
 
   def _in_shares(self, batch: Completions) -> tuple[dict[str, Any], dict[str, float]] | None:
     """What `parts` gives, of the shares of all processes together; None where one failed."""
-    if not processes.several():
+
+    def score(first: int, stop: int) -> tuple[Any, ...]:
+      return (stop - first, *self.parts(batch.part(first, stop)))
+
+    shares = in_shares(len(batch.chosen), score)
+    if shares is None:
       return None
-    own = batch.shares(processes.count())[processes.index()]
-    found = None
-    with contextlib.suppress(RewardError):
-      found = (len(own.chosen), *self.parts(own)) if len(own.chosen) else (0, {}, {})
-    shares = processes.exchange(found)
-    if any(share is None for share in shares):
-      return None  # the first process finds the error again, and says it of the whole batch
-    shares = [share for share in shares if share[0]]
     parts = {name: [v for _, part, _ in shares for v in part[name]] for name in shares[0][1]}
     return parts, mean_metrics((size, metrics) for size, _, metrics in shares)
 

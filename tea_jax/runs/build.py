@@ -97,13 +97,11 @@ def build(
   Raises:
     ValueError: for inputs that do not fit each other.
   """
-  mesh = run_mesh(config, several_processes=True)
-  loaded = policy or load_run_policy(config, several_processes=True)
+  mesh = run_mesh(config)
+  loaded = policy or load_run_policy(config)
   loaded = with_param_dtype(loaded, config.model.param_dtype)
   borrowed = loaded is policy
-  if processes.several():
-    shardings = param_shardings(loaded.params, loaded.config, mesh)
-    loaded = dataclasses.replace(loaded, params=processes.put(loaded.params, shardings))
+  loaded = spread(loaded, mesh)
   splits = splits or load_splits(config.data)
   rule = rule or config.advantage_rule()
   rule.check_num_rollouts(config.sampling.num_rollouts)
@@ -116,7 +114,7 @@ def build(
   if not splits.get("train"):
     raise ValueError("there are no training prompts; name some by data.prompts.")
   prompts = encode(splits["train"], loaded, config.data, config.sampling)
-  reward = reward or config.reward.build(_reward_mesh(mesh))
+  reward = reward or config.reward.build(reward_mesh(mesh))
   check_arguments(reward, prompts.columns)
   return Parts(
     policy=loaded,
@@ -142,7 +140,15 @@ def build(
   )
 
 
-def _reward_mesh(mesh: jax.sharding.Mesh | None) -> jax.sharding.Mesh | None:
+def spread(policy: Policy, mesh: jax.sharding.Mesh | None) -> Policy:
+  """The policy with its weights on the devices of all processes; one process: as it is."""
+  if not processes.several():
+    return policy
+  shardings = param_shardings(policy.params, policy.config, mesh)
+  return dataclasses.replace(policy, params=processes.put(policy.params, shardings))
+
+
+def reward_mesh(mesh: jax.sharding.Mesh | None) -> jax.sharding.Mesh | None:
   """Where reward models lie: on the mesh, or on the own devices of the process that scores."""
   if not processes.several():
     return mesh
@@ -171,9 +177,7 @@ def with_param_dtype(policy: Policy, dtype: str) -> Policy:
   return dataclasses.replace(policy, params=params)
 
 
-def load_run_policy(
-  config: RunConfig | SupervisedConfig, *, several_processes: bool = False
-) -> Policy:
+def load_run_policy(config: RunConfig | SupervisedConfig) -> Policy:
   """The policy of a run, on its mesh; see `run_mesh`."""
   return load_policy(
     config.model.name,
@@ -182,27 +186,16 @@ def load_run_policy(
     remat=config.model.remat,
     scan_layers=config.model.scan_layers,
     attention=config.model.attention,
-    mesh=run_mesh(config, several_processes=several_processes),
+    mesh=run_mesh(config),
   )
 
 
-def run_mesh(
-  config: RunConfig | SupervisedConfig, *, several_processes: bool = False
-) -> jax.sharding.Mesh | None:
+def run_mesh(config: RunConfig | SupervisedConfig) -> jax.sharding.Mesh | None:
   """The mesh of a run, over the devices of all its processes; None on a single device.
 
-  Args:
-    config: of the run.
-    several_processes: whether what runs on it can be spread over several.
-
   Raises:
-    ValueError: for sizes that do not fit the devices, or several processes where they cannot help.
+    ValueError: for sizes that do not fit the devices.
   """
-  if processes.several() and not several_processes:
-    raise ValueError(
-      f"{jax.process_count()} processes were started, but only experiments.train runs in several; "
-      "this runs in one, on all the devices that it sees."
-    )
   needed = config.mesh.fsdp * config.mesh.tensor * max(1, config.mesh.data)
   if needed > jax.device_count():
     raise ValueError(

@@ -270,8 +270,8 @@ class MeshConfig:
     data: copies of the weights, each with its share of the batch; -1 for all devices left over.
     fsdp: parts into which weights and optimiser are split, gathered when used.
     tensor: parts into which each matrix product is split.
-    distributed: joins the processes of experiments.train: "auto" if the environment says that there
-      are several (JAX_COORDINATOR_ADDRESS, a Slurm step, Open MPI, a TPU slice), "always", "never".
+    distributed: joins several processes to one: "auto" if the environment says that there are
+      several (JAX_COORDINATOR_ADDRESS, a Slurm step, Open MPI, a TPU slice), "always", "never".
     memory_gb: of one device, for --dry-run, which says what to change where a run does not fit; 0
       for what the accelerator reports.
   """

@@ -20,11 +20,12 @@ from tea_jax.models.policy import Policy
 from tea_jax.models.weights.load import load_policy
 from tea_jax.rewards import RewardFunction
 from tea_jax.runs import build
-from tea_jax.runs.config import RunConfig
+from tea_jax.runs.config import RunConfig, to_dict
 from tea_jax.runs.datasets import Splits, encode, load_splits
 from tea_jax.runs.plan import decode_memory
 from tea_jax.runs.presets import Preset
 from tea_jax.runs.supervised import SupervisedConfig
+from tea_jax.runtime import processes
 from tea_jax.runtime.countdown import Countdown
 from tea_jax.runtime.memory import return_free_memory
 from tea_jax.training.learner import make_learner
@@ -87,7 +88,7 @@ def train_matched(
   """Trains every rule with every seed, evaluates all, and returns the records.
 
   Started again after an interruption it goes on where it was: finished evaluations are read, runs
-  go on from their checkpoints.
+  go on from their checkpoints. Several processes call it alike.
 
   Args:
     preset: config, rules and seeds.
@@ -102,9 +103,12 @@ def train_matched(
       raise ValueError(f"{name}={values} must name at least one, each once.")
   runs = {(s, r): run_config_of(preset, r, s) for s in preset.seeds for r in preset.rules}
   config = preset.config
-  policy = policy or build.load_run_policy(config)
+  settings = {"config": to_dict(config), "rules and seeds": [preset.rules, preset.seeds]}
+  processes.require_same(settings, "the comparison")
+  mesh = build.run_mesh(config)
+  policy = build.spread(policy or build.load_run_policy(config), mesh)
   splits = splits or load_splits(config.data)
-  reward = reward or config.reward.build()
+  reward = reward or config.reward.build(build.reward_mesh(None))
   held_out = list(splits["test"])[: config.evaluation.num_prompts]
   if not held_out:
     raise ValueError("the test split has no prompts; set data.num_test.")
@@ -136,7 +140,7 @@ def train_matched(
     result = train(run_config, policy=policy, splits=splits, reward=reward)
     params = result.policy.params
     if run_config.checkpoint.final_policy == "best" and result.best is not None:
-      params = load_policy(str(result.policy_folder), mesh=build.run_mesh(run_config)).params
+      params = load_policy(str(result.policy_folder), mesh=mesh).params
     records.setdefault(rule, []).append(evaluate(name, params))
     metrics.setdefault(rule, []).append(result.metrics)
     del result, params
@@ -160,7 +164,7 @@ def evaluate_parameters(
     objective=config.objective,
     optimizer=config.optimizer,
     lora=config.model.lora,
-    memory=decode_memory(config, policy.config),
+    memory=processes.agree(decode_memory(config, policy.config)),
     prompt_length=max(map(len, prompts.tokens)),
     mesh=build.run_mesh(config),
   ).engine

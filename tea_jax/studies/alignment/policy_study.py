@@ -14,6 +14,7 @@ from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.runs import build
 from tea_jax.runs.config import RunConfig
 from tea_jax.runs.datasets import Splits, encode, load_splits
+from tea_jax.runtime import processes
 from tea_jax.studies.alignment.estimators import Alignment, accepts_groups
 from tea_jax.studies.alignment.policy import policy_alignment
 from tea_jax.studies.alignment.pools import sample_pools
@@ -53,6 +54,7 @@ def policy_study(
     ValueError: if there are too few prompts, a group exceeds the pool, or a rule needs more than
       rewards or takes none of the group sizes.
   """
+  processes.require_one("policy_study")
   if max(num_rollouts) > pool_size:
     raise ValueError(f"num_rollouts={max(num_rollouts)} exceeds pool_size={pool_size}.")
   for name, rule in rules.items():

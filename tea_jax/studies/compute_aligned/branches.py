@@ -26,6 +26,7 @@ from tea_jax.runs.datasets import encode, load_pair_splits
 from tea_jax.runs.groups import DataConfig, EvaluationConfig, RolloutConfig
 from tea_jax.runs.reward import RewardConfig
 from tea_jax.runs.supervised import SupervisedConfig, SupervisedObjectiveConfig
+from tea_jax.runtime import processes
 from tea_jax.runtime.files import write_text
 from tea_jax.strategies import crossover_budget
 from tea_jax.studies.compute_aligned import published
@@ -107,6 +108,7 @@ def run_branches(
   Returns:
     What `branches.json` holds, see `summarize`.
   """
+  processes.require_one("run_branches")
   config = experiment.config
   folder = pathlib.Path(config.run_folder)
   splits = splits or load_pair_splits(config.data)

@@ -23,6 +23,7 @@ from tea_jax.runs.build import load_run_policy
 from tea_jax.runs.datasets import load_pair_splits
 from tea_jax.runs.presets import Preset
 from tea_jax.runs.supervised import SupervisedConfig
+from tea_jax.runtime import processes
 from tea_jax.runtime.files import write_text
 from tea_jax.studies.compute_aligned import published
 from tea_jax.studies.compute_aligned.answer_curves import (
@@ -83,6 +84,7 @@ def run_rewarded(
   Returns:
     What `rewarded.json` holds: metric -> what `summarize` returns.
   """
+  processes.require_one("run_rewarded")
   preset = experiment.preset
   folder = pathlib.Path(preset.config.run_folder)
   first = next(iter(experiment.warm_ups.values()))[0]
