@@ -19,6 +19,7 @@ from experiments import command
 from tea_jax.rewards import make_reward
 from tea_jax.runs.config import to_dict
 from tea_jax.runs.flags import parse_tree
+from tea_jax.runtime import processes
 from tea_jax.runtime.compilation import enable_compilation_cache
 from tea_jax.scaling import search_schedule
 from tea_jax.studies import toy_search
@@ -28,7 +29,8 @@ from tea_jax.studies.searches import run_searches, summary_table, write_study
 
 
 def main(arguments: list[str] | None = None) -> int:
-  return command.run(lambda: work(sys.argv[1:] if arguments is None else arguments))
+  chosen = sys.argv[1:] if arguments is None else arguments
+  return command.run(lambda: work(chosen), several_processes=True)
 
 
 def parse(arguments: list[str]) -> tuple[SearchConfig, bool]:
@@ -76,6 +78,7 @@ def work_toy(arguments: list[str], dry_run: bool) -> None:
 def work(arguments: list[str]) -> None:
   known, rest = command.first_flags(arguments)
   if known.preset == "toy":
+    processes.require_one("the toy search")
     work_toy(rest, known.dry_run)
     return
   flags, dry_run = parse(arguments)
@@ -83,13 +86,20 @@ def work(arguments: list[str]) -> None:
     plan = {n: search_schedule(n)._asdict() for n in flags.budgets}
     print(yaml.safe_dump({"schedules": plan} | to_dict(flags), sort_keys=False), end="")
     return
+  processes.connect(flags.mesh.distributed)
   enable_compilation_cache()
+  with processes.stopping_together(), processes.together():
+    search(flags)
+
+
+def search(flags: SearchConfig) -> None:
+  """Runs the searches and writes the report."""
   made = 0
 
   def progress(count: int) -> None:
     nonlocal made
     made += count
-    print(f"  {made} new rollouts", flush=True)
+    command.say(f"  {made} new rollouts")
 
   pool, prompts = make_pool(flags, progress=progress)
   judge = scorer(make_reward(flags.verifier), prompts) if flags.verifier else None
@@ -105,11 +115,12 @@ def work(arguments: list[str]) -> None:
       "ucb_search": branching,
     },
     correct=(lambda indices, texts: judge(indices, texts) > 0.5) if judge else None,
-    say=lambda text: print(text, flush=True),
+    say=command.say,
   )
   study |= {"prompts": [prompt.text for prompt in prompts[:4]], "settings": to_dict(flags)}
-  report = write_study(flags.output, study, title="Searches", figures=flags.figures)
-  print(f"{summary_table(study)}\nreport: {report}")
+  if processes.is_first():
+    report = write_study(flags.output, study, title="Searches", figures=flags.figures)
+    print(f"{summary_table(study)}\nreport: {report}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from tea_jax.runtime import processes
 from tea_jax.tail.gaussian import check_budget
 
 
@@ -115,6 +116,9 @@ class Ledger:
     self, nodes: Int[np.ndarray, "P S"], counts: Int[np.ndarray, "P S"]
   ) -> Float[np.ndarray, "P S max_count"]:
     """Draws the next `counts` rollouts of the nodes, each node once in a call."""
+    if processes.several():
+      # Numbers that differed in a last bit would leave them waiting for each other.
+      nodes, counts = (np.array(each) for each in processes.agree([nodes, counts]))
     width = int(counts.max(initial=0))
     if width == 0:
       return np.full((*nodes.shape, 0), np.nan)

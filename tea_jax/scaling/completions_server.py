@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
+from tea_jax.runtime import processes
 from tea_jax.runtime.completions_client import CompletionsClient
 from tea_jax.scaling.generators import Completion, Request, stable_id
 
@@ -21,6 +22,7 @@ class CompletionsServer:
   take their place. Connection failures, time-outs, 429 and 5xx are retried with growing pauses; any
   other error status fails at once with what the server said. Groups that arrived before a failure
   are kept: calling again asks for the rest. A server that ignores `n` is asked until they are full.
+  Of several processes the first one asks, and tells the others.
   """
 
   def __init__(
@@ -80,6 +82,12 @@ class CompletionsServer:
     self._arrived: dict[Request, list[Completion]] = {}
 
   def __call__(self, requests: Sequence[Request]) -> list[list[Completion]]:
+    found = processes.on_first(self._groups, requests)
+    if not processes.several():
+      return found
+    return [[Completion(text, tuple(tokens), done) for text, tokens, done in g] for g in found]
+
+  def _groups(self, requests: Sequence[Request]) -> list[list[Completion]]:
     def fetch(request: Request) -> None:
       self._arrived[request] = self._group(request)
 

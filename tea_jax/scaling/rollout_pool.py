@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from tea_jax.runtime import processes
 from tea_jax.runtime.files import write_whole
 from tea_jax.scaling.base import SearchResult
 from tea_jax.scaling.generators import Completion, Generator, Request
@@ -29,6 +31,8 @@ class RolloutPool:
 
   What is missing is generated and scored in parts; with a folder each part is a Parquet file that
   is written before the next is begun, so that an interrupted search loses one part at most.
+
+  Several processes have one each and call them alike: all generate and score, the first one writes.
   """
 
   def __init__(
@@ -62,8 +66,8 @@ class RolloutPool:
     self._groups: dict[tuple[int, int, int], list[ScoredRollout]] = {}
     self._parts = 0
     if self._folder is not None:
-      self._folder.mkdir(parents=True, exist_ok=True)
-      self._load()
+      with processes.together():
+        self._load(processes.on_first(self._stored_parts))
 
   @property
   def num_prompts(self) -> int:
@@ -138,6 +142,7 @@ class RolloutPool:
     return self.rollout(prompt, 0, node - 1).completion.tokens[: self._state_length]
 
   def _make(self, requests: list[Request]) -> None:
+    processes.check_stop()
     groups = self._generator(requests)
     sizes = {len(group) for group in groups}
     if len(groups) != len(requests) or sizes != {self._generator.group_size}:
@@ -156,7 +161,8 @@ class RolloutPool:
         ScoredRollout(completion, next(values)) for completion in group
       ]
     if self._folder is not None:
-      self._store(requests)
+      processes.on_first(self._store, requests)
+      self._parts += 1
     if self._progress is not None:
       self._progress(len(texts))
 
@@ -183,12 +189,16 @@ class RolloutPool:
     ]
     table = pa.Table.from_pylist(rows)
     write_whole(self._part(self._parts), lambda temporary: pq.write_table(table, temporary))
-    self._parts += 1
 
-  def _load(self) -> None:
+  def _stored_parts(self) -> int:
+    assert self._folder is not None
+    self._folder.mkdir(parents=True, exist_ok=True)
+    return next(number for number in itertools.count() if not self._part(number).exists())
+
+  def _load(self, parts: int) -> None:
     import pyarrow.parquet as pq
 
-    while self._part(self._parts).exists():
+    while self._parts < parts:
       for row in pq.read_table(self._part(self._parts)).to_pylist():
         completion = Completion(row["text"], tuple(row["tokens"]), row["finished"])
         group = self._groups.setdefault((row["prompt"], row["node"], row["group"]), [])

@@ -10,6 +10,7 @@ import numpy as np
 from tea_jax.data import EncodedPrompts, Prompt, column_names, reward_inputs
 from tea_jax.evaluation.identity import evaluation_spec, sampling_spec
 from tea_jax.evaluation.records import check_spec
+from tea_jax.evaluation.shares import shared_scores
 from tea_jax.evaluation.sources import completions_server
 from tea_jax.models.policy import Policy
 from tea_jax.rewards import RewardFunction, call_reward
@@ -18,6 +19,7 @@ from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.runs import build
 from tea_jax.runs.config import RunConfig, to_dict
 from tea_jax.runs.datasets import encode, load_splits
+from tea_jax.runtime import processes
 from tea_jax.runtime.keys import make_key
 from tea_jax.runtime.secrets import public_url
 from tea_jax.scaling.generators import EngineGenerator, Generator
@@ -30,6 +32,8 @@ def make_pool(
 ) -> tuple[RolloutPool, list[Prompt]]:
   """The pool of a search and its prompts; rollouts of other settings are refused.
 
+  Several processes call it alike.
+
   Args:
     config: of the search.
     progress: called with the number of rollouts that were made.
@@ -38,7 +42,8 @@ def make_pool(
     ValueError: if the folder holds rollouts of other settings; the differences are named.
   """
   run = RunConfig(model=config.model, reward=config.reward, mesh=config.mesh)
-  reward = config.reward.build()
+  processes.require_same(to_dict(config), "the search")
+  reward = config.reward.build(build.reward_mesh(None))
   prompts = load_splits(config.data)["test"][: config.num_prompts]
   shared = {name: getattr(config, name) for name in ("model", "data", "sampling", "seed")}
   if config.server:
@@ -59,7 +64,8 @@ def make_pool(
   folder = pathlib.Path(config.output) / "rollouts"
   ids = {"prompts": [prompt.id for prompt in prompts], "reward": to_dict(config.reward)}
   sizes = {name: getattr(config, name) for name in ("state_length", "group_size")}
-  check_spec(folder, origin | ids | sizes)
+  processes.require_same(origin | ids, "the search")
+  processes.on_first(check_spec, folder, origin | ids | sizes)
   pool = RolloutPool(
     generator,
     scorer(reward, prompts),
@@ -73,12 +79,17 @@ def make_pool(
 
 
 def scorer(reward: RewardFunction, prompts: Sequence[Prompt]) -> Scorer:
-  """Scores texts as answers to the prompts."""
+  """Scores texts as answers to the prompts; several processes as in training, see `shares`."""
   columns = column_names(prompts)
 
   def score(indices: Sequence[int], texts: Sequence[str]) -> np.ndarray:
     rows, values = reward_inputs([prompts[i] for i in indices], 1, columns=columns)
-    return call_reward(reward, rows, texts, values)
+
+    def part(first: int, stop: int) -> np.ndarray:
+      own = {name: column[first:stop] for name, column in values.items()}
+      return call_reward(reward, rows[first:stop], texts[first:stop], own)
+
+    return shared_scores(reward, len(rows), part)
 
   return score
 
