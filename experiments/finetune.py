@@ -15,6 +15,7 @@ from experiments import command
 from tea_jax.runs.config import read_config
 from tea_jax.runs.flags import parse_tree
 from tea_jax.runs.supervised import SupervisedConfig
+from tea_jax.runtime import processes
 from tea_jax.runtime.compilation import enable_compilation_cache
 
 
@@ -38,12 +39,16 @@ def parse(arguments: list[str]) -> tuple[SupervisedConfig, bool]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-  return command.run(lambda: work(sys.argv[1:] if arguments is None else arguments))
+  chosen = sys.argv[1:] if arguments is None else arguments
+  return command.run(lambda: work(chosen), several_processes=True)
 
 
 def work(arguments: list[str]) -> None:
   config, only_show = parse(arguments)
-  command.show_settings(config, {"seed": str(config.seed)})
+  if not only_show:
+    processes.connect(config.mesh.distributed)
+  if only_show or processes.is_first():
+    command.show_settings(config, {"seed": str(config.seed)})
   if only_show:
     print(f"objective: {config.objective.name}, weights of {config.objective.strategy}")
     return
@@ -53,7 +58,9 @@ def work(arguments: list[str]) -> None:
   result = train_supervised(config)
   last = result.metrics[-1]
   held_out = f", held out {last['validation/loss']:.4g}" if "validation/loss" in last else ""
-  print(f"loss {last['loss']:.4g} in step {last['step'] + 1}{held_out}; {result.policy_folder}")
+  command.say(
+    f"loss {last['loss']:.4g} in step {last['step'] + 1}{held_out}; {result.policy_folder}"
+  )
 
 
 if __name__ == "__main__":

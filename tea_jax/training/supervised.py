@@ -23,13 +23,15 @@ from rich.console import Console
 
 from tea_jax.data.supervised import EncodedPairs, Pair
 from tea_jax.models.policy import Policy
-from tea_jax.runs.build import load_run_policy, run_mesh, with_param_dtype
+from tea_jax.runs.build import load_run_policy, run_mesh, spread, with_param_dtype
 from tea_jax.runs.checkpoints import CheckpointStore
+from tea_jax.runs.config import to_dict
 from tea_jax.runs.datasets import encode_run_pairs, load_pair_splits
 from tea_jax.runs.folder import RunFolder
-from tea_jax.runs.log import RunLog, read_jsonl
+from tea_jax.runs.log import open_log, read_jsonl
 from tea_jax.runs.state import Best, State, restore_state, save_state
 from tea_jax.runs.supervised import SupervisedConfig
+from tea_jax.runtime import processes
 from tea_jax.runtime.compilation import compile_seconds
 from tea_jax.runtime.keys import make_key
 from tea_jax.runtime.memory import return_free_memory
@@ -77,6 +79,8 @@ def train_supervised(
 ) -> SupervisedResult:
   """Trains a policy on pairs, going on from the last checkpoint of the run folder if there is one.
 
+  Where `processes.connect` joined several processes, all of them call this alike; one writes.
+
   Args:
     config: of the run.
     policy: instead of `config.model`; its weights are the start and stay as they are.
@@ -89,15 +93,17 @@ def train_supervised(
     CheckpointError: if the run folder cannot be written or read.
     FloatingPointError: after too many consecutive updates that were not finite.
   """
-  folder = RunFolder(config)
-  try:
-    run = SupervisedRun(config, folder, policy=policy, splits=splits, console=console)
+  with processes.stopping_together(), processes.together():
+    processes.require_same(to_dict(config), "the config")
+    folder = RunFolder(config)
     try:
-      return run.train(on_step)
+      run = SupervisedRun(config, folder, policy=policy, splits=splits, console=console)
+      try:
+        return run.train(on_step)
+      finally:
+        run.log.close()
     finally:
-      run.log.close()
-  finally:
-    folder.close()
+      folder.close()
 
 
 class SupervisedRun:
@@ -113,12 +119,14 @@ class SupervisedRun:
     console: Console | None = None,
   ):
     self.config, self.folder = config, folder
-    console = console or Console()
+    console = (console or Console()) if processes.is_first() else Console(quiet=True)
     # Before the model, which takes longer to read.
     splits = splits or load_pair_splits(config.data)
     loaded = policy or load_run_policy(config)
-    self.policy = with_param_dtype(loaded, config.model.param_dtype)
     self.mesh = run_mesh(config)
+    own = with_param_dtype(loaded, config.model.param_dtype)
+    borrowed = own is policy
+    self.policy = spread(own, self.mesh)
     self.pairs = encode_run_pairs(splits["train"], self.policy, config.data)
     self.validation = EncodedPairs([], [], [])
     if config.validation_every and splits.get("validation"):
@@ -135,7 +143,7 @@ class SupervisedRun:
     trained, self.update, self.evaluate = functions
     self.merge = trained.merge
     trainable, self.frozen = trained.start(
-      self.policy.params, self._key(_ADAPTERS), borrowed=self.policy is policy
+      self.policy.params, self._key(_ADAPTERS), borrowed=borrowed
     )
     self.policy = trained.policy
     fresh = State(trainable, trained.init_optimizer(trainable), {}, self.iterator.state_dict())
@@ -148,6 +156,7 @@ class SupervisedRun:
     )
     encoded = repr((self.pairs.tokens, self.pairs.prompt_lengths, self.validation.tokens))
     self.pairs_checksum = zlib.crc32(encoded.encode())
+    processes.require_same({"set of pairs": self.pairs_checksum}, "the run")
     self.first_step, self.state, self.root, offsets, _ = restore_state(
       self.store, fresh, self.root, prompts=self.pairs_checksum
     )
@@ -156,7 +165,7 @@ class SupervisedRun:
     self.bests = {self.first_step: self.state.best}
     del fresh
     self.iterator.load_state_dict(self.state.iterator)
-    self.log = RunLog(
+    self.log = open_log(
       folder.path,
       config.logging,
       steps=self.num_steps,
@@ -178,6 +187,7 @@ class SupervisedRun:
     for step in range(self.first_step, self.num_steps):
       before, offsets = self.state, self.log.offsets()
       try:
+        processes.check_stop()
         metrics, timings = self.step(step)
         metrics |= self._validate(step + 1)
       except KeyboardInterrupt:
@@ -185,9 +195,10 @@ class SupervisedRun:
           self._save(step, before, offsets)
         self.log.say(f"Stopped in step {step + 1}; run the same command to go on.")
         raise
-      self.log.step(step, metrics, timings)
-      if on_step is not None:
-        on_step(step, {**metrics, **timings})
+      with processes.together():
+        self.log.step(step, metrics, timings)
+        if on_step is not None:
+          on_step(step, {**metrics, **timings})
       done = step + 1
       if done == self.num_steps or (every and done % every == 0):
         self._save(done, self.state, self.log.offsets())
@@ -201,7 +212,7 @@ class SupervisedRun:
       policy_folder=self.folder.policy,
       policy=dataclasses.replace(self.policy, params=params),
       best=best,
-      metrics=read_jsonl(self.folder.path / "metrics.jsonl"),
+      metrics=processes.on_first(read_jsonl, self.folder.path / "metrics.jsonl"),
     )
 
   def step(self, step: int) -> tuple[dict[str, Any], dict[str, float]]:
@@ -283,8 +294,8 @@ class SupervisedRun:
         # The same rivals for every validation.
         keys = row_keys(self._key(_RIVALS), np.resize(chosen, size))
       batch = place(make_batch(pairs, chosen, keys=keys, rows=size), self.mesh)
-      found = jax.device_get(self.evaluate(self.state.trainable, self.frozen, batch))
-      losses[chosen], log_p[chosen] = (values[: len(chosen)] for values in found)
+      found = self.evaluate(self.state.trainable, self.frozen, batch)
+      losses[chosen], log_p[chosen] = (processes.fetch(each)[: len(chosen)] for each in found)
     objective = self.config.objective
     num_tokens = jnp.asarray(pairs.lengths - np.asarray(pairs.prompt_lengths))
     weights = pair_weights(num_tokens, aggregation=objective.resolved_aggregation)
