@@ -19,10 +19,12 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from tea_jax.models.attention import KeyValue, cached_attention, cached_segment
 from tea_jax.models.config import ModelConfig
+from tea_jax.models.decode_sharding import cache_sharding
 from tea_jax.models.visibility import visible_keys
 
 DecodeAttentionKind = Literal["xla", "pallas"]
@@ -70,6 +72,10 @@ class DecodeAttention(Protocol):
     """Over the prompts' visible keys, and over the own ones of places 0 to `step` in a window."""
     ...
 
+  def split(self, rows: NamedSharding | None) -> DecodeAttention:
+    """The same for rows that are split over devices."""
+    ...
+
 
 @dataclasses.dataclass(frozen=True)
 class XlaDecode:
@@ -85,6 +91,9 @@ class XlaDecode:
     places = jnp.arange(own.key.shape[-1])
     visible = visible_keys(step[None, None], places[None], window)[0]
     return cached_attention(query, [prompt, (own, visible)])
+
+  def split(self, rows: NamedSharding | None) -> XlaDecode:
+    return self
 
 
 XLA = XlaDecode()
@@ -118,15 +127,44 @@ class PallasDecode:
 
   Attributes:
     interpret: run the kernel's program without a GPU, for tests.
+    rows: sharding of the rows; the kernel then goes over each device's own. None for one device.
   """
 
   interpret: bool = False
+  rows: NamedSharding | None = None
   multiple: int = 16  # the smallest block of keys
 
   def empty(self, shape: tuple[int, int, int, int], dtype: Any) -> KernelCache:
     return KernelCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
   def attend(self, query, prompt, own, step, window) -> Array:
+    own_segment = functools.partial(self._own_segment, window=window)
+    if self.rows is not None:
+      spec = cache_sharding(self.rows, own.key.shape).spec
+      own_segment = jax.shard_map(
+        own_segment,
+        mesh=self.rows.mesh,
+        in_specs=(spec, spec, PartitionSpec()),
+        out_specs=spec,
+        check_vma=False,
+      )
+    # The row's own token is visible in any window, so one peak of the two is a score.
+    segments = [own_segment(query, own, step), cached_segment(query, *prompt)]
+    highest = functools.reduce(jnp.maximum, (peak for *_, peak in segments))
+    shares = [jnp.exp(peak - highest) for *_, peak in segments]
+    values, totals = 0.0, jnp.zeros_like(highest)
+    for (part, total, _), share in zip(segments, shares, strict=True):
+      values += part.astype(jnp.float32) * share[..., None]
+      totals += total * share
+    return jnp.asarray(values / totals[..., None], query.dtype)
+
+  def split(self, rows: NamedSharding | None) -> PallasDecode:
+    return dataclasses.replace(self, rows=rows)
+
+  def _own_segment(
+    self, query: Array, own: KernelCache, step: Array, *, window: int | None
+  ) -> tuple[Array, Array, Array]:
+    """As `cached_segment`, of the own keys; the sum of values in the dtype of the query."""
     rows, heads, places, _ = own.key.shape
     block, splits = kernel_blocks(places, rows * heads)
     # Not divided by the sum of weights, to which the kernel would add a rounding unit.
@@ -142,15 +180,7 @@ class PallasDecode:
       normalize_output=False,
       interpret=self.interpret,
     )
-    # The row's own token is visible in any window, so one peak of the two is a score.
-    segments = [(part, total, peak), cached_segment(query, *prompt)]
-    highest = functools.reduce(jnp.maximum, (peak for *_, peak in segments))
-    shares = [jnp.exp(peak - highest) for *_, peak in segments]
-    values, totals = 0.0, jnp.zeros_like(highest)
-    for (part, total, _), share in zip(segments, shares, strict=True):
-      values += part.astype(jnp.float32) * share[..., None]
-      totals += total * share
-    return jnp.asarray(values / totals[..., None], query.dtype)
+    return part, total, peak
 
 
 def kernel_blocks(places: int, programs: int) -> tuple[int, int]:
@@ -171,15 +201,13 @@ def decode_attention(
   kind: DecodeAttentionKind,
   config: ModelConfig,
   *,
-  devices: int = 1,
   interpret: bool = False,
 ) -> DecodeAttention:
   """The attention of a decoding step, by its name.
 
   Args:
-    kind: "xla" anywhere; "pallas" on one NVIDIA GPU, for heads as wide as a power of two.
+    kind: "xla" anywhere; "pallas" on NVIDIA GPUs, for heads as wide as a power of two.
     config: the model.
-    devices: that share the rows.
     interpret: let "pallas" run without a GPU, slowly: for tests.
 
   Raises:
@@ -189,10 +217,6 @@ def decode_attention(
     return XLA
   if kind != "pallas":
     raise ValueError(f'decode_attention={kind!r} is unknown; use "xla" or "pallas"')
-  if devices > 1:
-    raise ValueError(
-      f'decode_attention="pallas" runs on one device, not on a mesh of {devices}; use "xla"'
-    )
   width = config.head_dim
   if width & (width - 1) or (width < 16 and not interpret):
     raise ValueError(

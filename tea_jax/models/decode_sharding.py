@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tea_jax.models.causal_lm import Params, abstract_params, num_parameters
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.layers import fuse_projections
-from tea_jax.models.sharding import ShardingRules, param_shardings
+from tea_jax.models.sharding import ShardingRules, param_shardings, parts_of_rows
 from tea_jax.runtime.memory import device_limit_bytes
 
 DECODE_RULES = ShardingRules(model=None)
@@ -35,6 +35,21 @@ def copies_weights(config: ModelConfig, dtype: Any, tensor: int) -> bool:
   limit = device_limit_bytes()
   count = num_parameters(abstract_params(config))
   return limit is None or count * jnp.dtype(dtype).itemsize // tensor <= _SHARE * limit
+
+
+def cache_sharding(rows: NamedSharding, shape: tuple[int, ...]) -> NamedSharding:
+  """Of a cache of `shape`, rows and key heads first, each split where it divides.
+
+  Args:
+    rows: sharding of the rows that decode.
+    shape: of a layer's keys or values.
+  """
+  mesh = rows.mesh
+  spec = PartitionSpec(
+    rows.spec[0] if shape[0] % parts_of_rows(rows) == 0 else None,
+    "tensor" if shape[1] % mesh.shape["tensor"] == 0 else None,
+  )
+  return NamedSharding(mesh, spec)
 
 
 def decode_weights_on(config: ModelConfig, params: Params, dtype: Any, mesh: Mesh) -> Params:

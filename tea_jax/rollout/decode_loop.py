@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from tea_jax.models.attention import AttentionKind
 from tea_jax.models.causal_lm import Params, logits
 from tea_jax.models.config import ModelConfig
 from tea_jax.models.decode_attention import XLA, DecodeAttention
+from tea_jax.models.decode_sharding import cache_sharding
 from tea_jax.models.decoding import Cache, CompletionCache, decode_step, empty_cache, prefill
 from tea_jax.models.sharding import parts_of_rows
 from tea_jax.rollout.sampling import Sample, SamplingConfig, sample
@@ -159,12 +160,7 @@ class DecodeProgram:
     """A cache with its rows on their devices where they divide, and its heads over `tensor`."""
     if self.rows is None:
       return cache
-    mesh, (rows, heads) = self.rows.mesh, cache[0].key.shape[:2]
-    spec = PartitionSpec(
-      self.rows.spec[0] if rows % parts_of_rows(self.rows) == 0 else None,
-      "tensor" if heads % mesh.shape["tensor"] == 0 else None,
-    )
-    return jax.lax.with_sharding_constraint(cache, NamedSharding(mesh, spec))
+    return jax.lax.with_sharding_constraint(cache, cache_sharding(self.rows, cache[0].key.shape))
 
   def _record(self, state: DecodeState, drawn: Sample) -> DecodeState:
     """Writes the drawn tokens of rows that go on, and ends those that drew a stop token."""

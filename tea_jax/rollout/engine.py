@@ -97,12 +97,7 @@ class RolloutEngine:
       self._copies = processes.agree(copies)
       self._rows_of_copies = batch_sharding(mesh, _ROWS_OF_COPIES)
       self.rows = batch_sharding(mesh) if self._copies else self._rows_of_copies
-    decode = decode_attention(
-      sampling.decode_attention,
-      config,
-      devices=1 if mesh is None else mesh.size,
-      interpret=interpret,
-    )
+    decode = decode_attention(sampling.decode_attention, config, interpret=interpret)
     self._program = DecodeProgram(
       config,
       policy.dtype,
@@ -263,7 +258,9 @@ class RolloutEngine:
     divides = (
       each for each in (self.rows, self._rows_of_copies) if rows % parts_of_rows(each) == 0
     )
-    return compiled(dataclasses.replace(self._program, rows=next(divides, None)))
+    split = next(divides, None)
+    decode = self._program.decode.split(split)
+    return compiled(dataclasses.replace(self._program, rows=split, decode=decode))
 
   def _generate_batch(
     self,

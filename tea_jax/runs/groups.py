@@ -131,7 +131,7 @@ class RolloutConfig:
       a token reads the places that were written, not all of them. Worth it for long completions,
       where caches outweigh the weights; each size compiles one more shape, as above.
     decode_attention: of a decoding step: "xla", or "pallas" for a kernel that reads the written
-      places of a row only, on one NVIDIA GPU. No GPU has run it yet.
+      places of a row only, on NVIDIA GPUs. No GPU has run it yet.
     allow_truncated_sampling: accept top_k, top_p or min_p in training, where the importance ratio
       does not know the mass that was cut off.
   """

@@ -25,6 +25,7 @@ CASES = {
   "fsdp": {"fsdp": 4},
   "data and fsdp": {"data": 2, "fsdp": 2},
   "tensor": {"tensor": 4},
+  "kernel": {"data": 2, "tensor": 2},
 }
 
 
@@ -38,9 +39,10 @@ def main(folder: str) -> None:
     own = params
     if mesh is not None:
       own = jax.device_put(params, param_shardings(params, MODEL, mesh))
-    engine = RolloutEngine(
-      Policy(MODEL, {}), SamplingConfig(max_completion_length=LENGTH), mesh=mesh
+    sampling = SamplingConfig(
+      max_completion_length=LENGTH, decode_attention="pallas" if name == "kernel" else "xla"
     )
+    engine = RolloutEngine(Policy(MODEL, {}), sampling, mesh=mesh, interpret=True)
     prompts = [[1 + i, 2, 3] for i in range(PROMPTS)]
     rollouts = engine.generate(own, prompts, key=jax.random.key(1), num_rollouts=ROLLOUTS)
     np.savez(f"{folder}/{name}.npz", **rollouts._asdict())
@@ -96,6 +98,15 @@ def test_a_device_of_four_decodes_a_quarter_and_says_only_when_it_is_done(measur
   talk = report[name]["collectives"]
   assert talk.pop("all-reduce") <= 2  # are all rows done: before the loop's first step, and after
   assert not any(talk.values())
+
+
+@pytest.mark.slow
+def test_the_kernel_stays_with_a_devices_own_rows_and_heads(measured):
+  _, report = measured
+  assert report["kernel"]["heads"] == 2
+  assert report["kernel"]["flops"] <= 0.3 * report["one"]["flops"]
+  gathers = report["kernel"]["collectives"]["all-gather"]
+  assert gathers <= report["tensor"]["collectives"]["all-gather"]  # of activations, not of caches
 
 
 @pytest.mark.slow
