@@ -1,10 +1,13 @@
 """The completions server generator against a real server on this machine."""
 
+import json
+
 import pytest
 
 pytest.importorskip("httpx")
 pytest.importorskip("tenacity")
 
+from tea_jax.runtime import processes
 from tea_jax.runtime.completions_client import CompletionsError
 from tea_jax.scaling.completions_server import CompletionsServer
 from tea_jax.scaling.generators import Request
@@ -29,6 +32,16 @@ def generator(server, **options):
     "attempts": 3,
   }
   return CompletionsServer(server.url, PROMPTS, **{**defaults, "timeout": 10.0, **options})
+
+
+def test_another_process_learns_the_groups_and_does_not_ask(server, monkeypatch):
+  groups = generator(server)(ROOT)
+  told = json.loads(json.dumps(groups))
+  asked = len(server.requests)
+  monkeypatch.setattr(processes, "several", lambda: True)
+  monkeypatch.setattr(processes, "on_first", lambda function, *arguments: told)
+  assert generator(server)(ROOT) == groups
+  assert len(server.requests) == asked
 
 
 def test_groups_come_in_order_and_repeat(server):
