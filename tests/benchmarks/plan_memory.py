@@ -113,7 +113,7 @@ def update_bytes(config: RunConfig, model: ModelConfig) -> int:
   """What XLA plans for one device while it updates."""
   learner, trainable, state, frozen = _learner(config, model)
   scalar = np.float32(0)
-  lowered = learner.update.lower(trainable, state, frozen, _batch(config), scalar, scalar)
+  lowered = learner.update.lower(trainable, state, frozen, make_batch(config), scalar, scalar)
   sizes = lowered.compile(_QUICK).memory_analysis()
   return (
     sizes.argument_size_in_bytes
@@ -206,7 +206,7 @@ def _mesh(config: RunConfig) -> jax.sharding.Mesh | None:
   return None if count == 1 else make_mesh(**sizes, devices=jax.devices()[:count])
 
 
-def _batch(config: RunConfig) -> Batch:
+def make_batch(config: RunConfig) -> Batch:
   prompts, group = config.data.prompts_per_step, config.sampling.num_rollouts
   shape = (prompts, group, config.sampling.max_completion_length)
   rollouts = Rollouts(
