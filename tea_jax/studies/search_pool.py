@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -15,7 +16,6 @@ from tea_jax.evaluation.sources import completions_server
 from tea_jax.models.policy import Policy
 from tea_jax.rewards import RewardFunction, call_reward
 from tea_jax.rollout.engine import RolloutEngine
-from tea_jax.rollout.sampling import SamplingConfig
 from tea_jax.runs import build
 from tea_jax.runs.config import RunConfig, to_dict
 from tea_jax.runs.datasets import encode, load_splits
@@ -98,13 +98,12 @@ def engine_generator(
   policy: Policy, encoded: EncodedPrompts, config: SearchConfig
 ) -> EngineGenerator:
   """Generates with the rollout engine."""
-  names = ("temperature", "top_k", "top_p", "min_p")
-  sampling = {name: getattr(config.sampling, name) for name in names}
+  sampling = build.sampler_config(config.sampling)
 
   def engine(length: int) -> RolloutEngine:
     return RolloutEngine(
       policy,
-      SamplingConfig(max_completion_length=length, **sampling),
+      dataclasses.replace(sampling, max_completion_length=length),
       max_rows=config.rows_per_call,
       smallest_prompt=max(map(len, encoded.tokens)) + config.state_length,
       mesh=build.run_mesh(RunConfig(mesh=config.mesh)),
