@@ -14,6 +14,8 @@ from typing import Any
 from tea_jax.data.tasks import read_task
 
 TASK = "reasoning_gym:chain_sum?min_terms=3&max_terms=3&min_digits=2&max_digits=2&size=4000"
+# Two samples of five are right after a short warm-up: rewards can teach from there.
+TWO_TERMS = "reasoning_gym:chain_sum?min_terms=2&max_terms=2&min_digits=2&max_digits=2&size=4000"
 ANSWER_PATTERN = r"####\s*(-?\d+)"
 
 
