@@ -12,7 +12,7 @@ import numpy as np
 
 from tea_jax.evaluation.report_tables import markdown_table
 from tea_jax.studies.alignment.stored import cosine_table, pools_table
-from tea_jax.studies.compute_aligned.answer_curves import curve_table, difference_table
+from tea_jax.studies.compute_aligned.answer_curves import Metric, curve_table, difference_table
 from tea_jax.studies.compute_aligned.stored import protein_table
 from tea_jax.studies.gaussian_tail.stored import diagnostic_table
 from tea_jax.studies.kl_frontier.report import load_frontier, noise_table, share_table
@@ -42,9 +42,13 @@ def stored(name: str) -> StoredComparison:
   return StoredComparison(RESULTS / f"{name}.json", BUDGETS)
 
 
-def supervised_table(name: str) -> str:
-  found = read(f"cat_sft/{name}")
-  return curve_table(found["curves"], found["budgets"], metric="pass")
+def answer_table(name: str, metric: Metric = "pass", *, minus: bool = False) -> str:
+  """pass@k or maj@k of stored answers, or the differences to the first that was compared."""
+  found = read(name)
+  kept = found.get(metric, found)  # of one metric or of several
+  if minus:
+    return difference_table(kept["minus_first"], found["budgets"], metric=metric)
+  return curve_table(kept["curves"], found["budgets"], metric=metric)
 
 
 def searches(name: str) -> dict[str, Any]:
@@ -245,11 +249,17 @@ TABLES: dict[str, Callable[[], str]] = {
     read("cat_protein/three_hundred_steps"), against="grpo:normalize=true"
   ),
   "proteins_same_kl": lambda: protein_table(read("cat_protein/same_kl")),
-  "supervised_sums": lambda: supervised_table("branches"),
-  "supervised_sums_minus": lambda: difference_table(
-    read("cat_sft/branches")["minus_first"], read("cat_sft/branches")["budgets"], metric="pass"
+  "proteins_conditional": lambda: protein_table(
+    read("cat_protein/conditional"), against="grpo:normalize=true", at=16
   ),
-  "supervised_sums_one_seed": lambda: supervised_table("one_seed"),
+  "supervised_sums": lambda: answer_table("cat_sft/branches"),
+  "supervised_sums_minus": lambda: answer_table("cat_sft/branches", minus=True),
+  "supervised_sums_one_seed": lambda: answer_table("cat_sft/one_seed"),
+  "majority_sums": lambda: answer_table("cat_majority/branches", "majority"),
+  "majority_sums_minus": lambda: answer_table("cat_majority/branches", "majority", minus=True),
+  "rewarded_sums_pass": lambda: answer_table("cat_rl/rewarded", "pass"),
+  "rewarded_sums_pass_minus": lambda: answer_table("cat_rl/rewarded", "pass", minus=True),
+  "rewarded_sums_majority": lambda: answer_table("cat_rl/rewarded", "majority"),
   "law_errors": lambda: error_table(read("scaling_law_smollm2/results")),
   "toy_gain": lambda: toy_table(searches("toy/toy"), "gain"),
   "toy_regret": lambda: toy_table(searches("toy/toy"), "regret"),
