@@ -15,7 +15,7 @@ from tea_jax.models import causal_lm, decoding, shared_prompt
 from tea_jax.models.attention import AttentionKind
 from tea_jax.models.causal_lm import Params, Remat
 from tea_jax.models.config import ModelConfig
-from tea_jax.models.decoding import Cache, Prefill
+from tea_jax.models.decoding import Cache, CompletionCache, Prefill
 from tea_jax.models.weights import huggingface
 from tea_jax.models.weights.tokenizer import turn_end
 
@@ -113,8 +113,8 @@ class Policy:
     step: Int[Array, ""],
     prompt_lengths: Int[Array, "P"],
     prompt_cache: Cache,
-    completion_cache: Cache,
-  ) -> tuple[Float[Array, "R D"], Cache]:
+    completion_cache: CompletionCache,
+  ) -> tuple[Float[Array, "R D"], CompletionCache]:
     """One token of every rollout, on `decode_weights`; see `decoding.decode_step`."""
     return decoding.decode_step(
       self.config, weights, tokens, step, prompt_lengths, prompt_cache, completion_cache
