@@ -139,7 +139,7 @@ class DecodeProgram:
         prompt_lengths,
         prompt_cache,
         state.cache,
-        self.decode,
+        self.decode.split(self.rows),
       )
       drawn = sample(
         logits(self.config, weights, hidden), uniforms[state.step], self.sampling, state.seen

@@ -258,9 +258,7 @@ class RolloutEngine:
     divides = (
       each for each in (self.rows, self._rows_of_copies) if rows % parts_of_rows(each) == 0
     )
-    split = next(divides, None)
-    decode = self._program.decode.split(split)
-    return compiled(dataclasses.replace(self._program, rows=split, decode=decode))
+    return compiled(dataclasses.replace(self._program, rows=next(divides, None)))
 
   def _generate_batch(
     self,

@@ -14,6 +14,7 @@ from tea_jax.runs.build import build
 from tea_jax.runs.plan import decode_memory, describe, estimate_memory
 from tea_jax.training.learner import make_learner
 from tests.benchmarks import plan_memory
+from tests.benchmarks.common import LLAMA_1B
 from tests.training import tiny
 
 
@@ -153,19 +154,6 @@ def test_a_large_group_is_sampled_in_parts_of_two_gibibytes():
   one = row_bytes(model, 512, item_size=2)
   prompt = prompt_bytes(model, 1024, item_size=2)
   assert one * part + prompt <= 2 << 30 < one * fewer + prompt
-
-
-LLAMA_1B = dataclasses.replace(
-  tiny.MODEL,
-  vocab_size=128256,
-  hidden_size=2048,
-  intermediate_size=8192,
-  num_layers=16,
-  num_heads=32,
-  num_kv_heads=8,
-  head_dim=64,
-  max_positions=4096,
-)
 
 
 def _paper(tmp_path, **sampling):

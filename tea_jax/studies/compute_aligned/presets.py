@@ -162,7 +162,7 @@ def _warm_up(
   )
 
 
-# Three terms are right in 3 of 100 samples after the warm-up: 60 steps of any rule moved nothing.
+# Three terms are right in 3 of 100 samples after the warm-up: 60 steps of GRPO moved nothing.
 _SFT_TWO = dataclasses.replace(_SFT, data=dataclasses.replace(_SFT.data, pairs=sums.TWO_TERMS))
 _RL = RunConfig(
   run_folder="runs/cat-rl-quickstart",
