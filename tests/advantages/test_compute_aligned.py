@@ -1,3 +1,5 @@
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -82,6 +84,19 @@ def test_pass_at_n_weighs_each_completion_by_its_probability():
   smooth = cat_pass_at_n(budget=6)(BINARY, logprobs=logprobs)
   expected = 6 * p * (1 - p) ** 5 / (1 - (1 - p) ** 6) * z_scores
   np.testing.assert_allclose(smooth, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_only_the_share_of_successes_leaves_a_solved_prompt_alone():
+  """Half right, and each wrong completion rare: one sample in 16 is right already."""
+  rewards = jnp.array([1.0, 0.0] * 4)
+  logprobs = jnp.where(rewards == 1, math.log(0.5), math.log(0.01))
+  z_scores = np.asarray(GRPO_Z(rewards))
+  by_share = cat_pass_at_n(budget=16, probability="group")(rewards)
+  assert np.max(np.abs(by_share / z_scores)) < 0.001
+  by_completion = cat_pass_at_n(budget=16)(rewards, logprobs=logprobs)
+  wrong = np.asarray(rewards) == 0
+  assert np.all((by_completion / z_scores)[wrong] > 0.9)
+  assert np.all((by_completion / z_scores)[~wrong] < 0.001)
 
 
 def test_majority_weighs_prompts_at_the_tipping_point_most():

@@ -24,6 +24,7 @@ from tea_jax.studies.compute_aligned.presets import BRANCHES, REWARDED
 from tea_jax.studies.compute_aligned.protein_presets import PROTEINS
 from tea_jax.studies.compute_aligned.protein_runs import run_proteins
 from tea_jax.studies.compute_aligned.rewarded_runs import RewardedExperiment, run_rewarded
+from tea_jax.studies.compute_aligned.small_presets import SMALL_BRANCHES, SMALL_REWARDED
 from tests.training import supervised_tiny, tiny
 
 
@@ -59,11 +60,12 @@ def test_gold_pairs_mirror_the_hydrophobic_share():
     assert hydrophobicity(row["completion"]) == pytest.approx(1 - share, abs=0.05)
 
 
-@pytest.mark.parametrize("name", BRANCHES)
+@pytest.mark.parametrize("name", [*BRANCHES, *SMALL_BRANCHES])
 def test_supervised_presets_print_what_they_would_run(name, capsys):
+  experiment = {**BRANCHES, **SMALL_BRANCHES}[name]
   assert compute_aligned.main(["--preset", name, "--dry-run"]) == 0
   shown = capsys.readouterr().out.splitlines()
-  assert all(f"objective: {each}" in shown for each in BRANCHES[name].objectives)
+  assert all(f"objective: {each}" in shown for each in experiment.objectives)
   assert compute_aligned.main(["--preset", name, "--dry-run", "--rules", "pass_at_m"]) == 2
   assert "objective.name='pass_at_m'" in capsys.readouterr().err
 
@@ -89,8 +91,9 @@ def test_objectives_branch_from_one_warm_up(tmp_path):
     evaluation=EvaluationConfig(num_prompts=4, num_samples=16),
     reward=RewardConfig(functions=("regex",), options='{"regex": {"pattern": "w1"}}'),
     budgets=(1, 4, 16),
+    make_policy=tiny.policy,
   )
-  found = run_branches(experiment, policy=tiny.policy(), splits=pairs)
+  found = run_branches(experiment, splits=pairs)
   assert set(found["curves"]) == {"warm_up", "cross_entropy", "pass_at_n:budget=4"}
   for seeds in found["curves"].values():
     assert np.all(np.diff(seeds, axis=1) >= 0)
@@ -179,7 +182,27 @@ def test_worked_sums_end_with_what_the_verifier_wants():
   assert reward([row["prompt"] for row in rows], solutions[1:] + solutions[:1], **columns).sum() < 3
 
 
-@pytest.mark.parametrize("name", REWARDED)
+def test_bare_sums_fit_the_small_model_and_its_verifiers():
+  tokenizer = sums.sum_policy().tokenizer
+  rows = list(itertools.islice(sums.bare_sums(), 40))
+  assert {row["prompt"].count(" ") for row in rows} == {3, 5}, "two and three terms"
+  for row in rows:
+    for text in (row["answer"], row["solution"]):
+      ids = tokenizer(row["prompt"] + text)["input_ids"]
+      assert 1 not in ids, "the start token stands for letters that are not known"
+      assert len(ids) <= 48
+      prompt = tokenizer(row["prompt"])["input_ids"]
+      read = tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True)
+      assert read == text.replace(" ", "")
+    answered = sums.ANSWER_REWARD.build()
+    worked = sums.WORKED_REWARD.build()
+    columns = {name: [row[name]] for name in ("answer", "task", "metadata")}
+    for reward, text in ((answered, row["answer"]), (worked, row["solution"].replace(" ", ""))):
+      assert list(reward([row["prompt"]], [text], **columns)) == [1.0]
+      assert list(reward([row["prompt"]], [text + "1"], **columns)) != [1.0]
+
+
+@pytest.mark.parametrize("name", [*REWARDED, *SMALL_REWARDED])
 def test_rewarded_presets_print_what_they_would_run(name, capsys):
   assert compute_aligned.main(["--preset", name, "--dry-run"]) == 0
   assert "grpo" in capsys.readouterr().out
@@ -208,8 +231,9 @@ def test_rules_run_from_every_warm_up(tmp_path):
     Preset("tiny", config, ("grpo:normalize=true", "cat_majority:budget=4"), seeds=(0, 1)),
     {"one": (first,), "two": (first, second)},
     budgets=(1, 4, 16),
+    make_policy=tiny.policy,
   )
-  found = run_rewarded(experiment, policy=tiny.policy(), splits=pairs)
+  found = run_rewarded(experiment, splits=pairs)
   assert set(found["pass"]["curves"]) == {
     f"{warm_up}, {rule}"
     for warm_up in ("one", "two")

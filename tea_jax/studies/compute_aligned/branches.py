@@ -56,6 +56,8 @@ class BranchExperiment:
     sampling, evaluation, reward: how the held-out prompts are answered and judged.
     budgets: k of pass@k and maj@k.
     metric: "pass" or "majority".
+    make_policy: makes the policy that the warm-up starts from; None for a model that exists, by the
+      name in the config.
     published: the paper's curves in percent.
   """
 
@@ -69,6 +71,7 @@ class BranchExperiment:
   reward: RewardConfig
   budgets: tuple[int, ...] = (1, 4, 8, 16, 32, 64)
   metric: Metric = "pass"
+  make_policy: Callable[[], Policy] | None = None
   published: Mapping[str, published.Curve] = dataclasses.field(default_factory=dict)
 
 
@@ -119,7 +122,7 @@ def run_branches(
     objective=SupervisedObjectiveConfig(),
   )
   say(f"warm-up: {experiment.warm_up_steps} steps of cross-entropy")
-  policy = policy or load_run_policy(config)
+  policy = policy or (experiment.make_policy or (lambda: load_run_policy(config)))()
   start = train_supervised(warm_up, policy=policy, splits=splits).policy
   records = {WARM_UP: [evaluate(experiment, start, splits["test"], WARM_UP)]}
   for seed in experiment.seeds:

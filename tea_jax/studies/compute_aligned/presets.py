@@ -6,7 +6,6 @@ Settings that are ours are marked [ours]; those of the quickstarts all are.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,20 +24,10 @@ from tea_jax.runs.optimizer import OptimizerConfig
 from tea_jax.runs.presets import Preset
 from tea_jax.runs.reward import RewardConfig
 from tea_jax.runs.supervised import PairConfig, SupervisedConfig, SupervisedObjectiveConfig
-from tea_jax.studies.compute_aligned import published, sums
+from tea_jax.studies.compute_aligned import compared, published, sums
 from tea_jax.studies.compute_aligned.branches import BranchExperiment
 from tea_jax.studies.compute_aligned.rewarded_runs import RewardedExperiment
 
-_PASS_OBJECTIVES = (
-  "cross_entropy",
-  *(f"pass_at_n:budget={budget}" for budget in (4, 16, 64)),
-)
-_MAJORITY_OBJECTIVES = (
-  "cross_entropy",
-  "majority:budget=8,threshold=3",
-  "majority:budget=16,threshold=4",
-  "majority:budget=64,threshold=26",
-)
 _SFT = SupervisedConfig(
   run_folder="runs/cat-sft-quickstart",
   steps=40,
@@ -86,12 +75,6 @@ _WORKED = dataclasses.replace(
     max_length=80,
   ),
 )
-_WORKED_REWARD = RewardConfig(
-  functions=("reasoning_gym",),
-  options=json.dumps({"reasoning_gym": {"answer_pattern": sums.ANSWER_PATTERN}}),
-  answer_pattern=sums.ANSWER_PATTERN,
-)
-_SUMS_REWARD = RewardConfig(functions=("reasoning_gym",), answer_pattern=r"^\s*(-?\d+)\s*$")
 _MATH_SAMPLING = RolloutConfig(
   num_rollouts=64,
   max_completion_length=512,
@@ -105,22 +88,22 @@ BRANCHES: Mapping[str, BranchExperiment] = {
     "SmolLM2 on sums: cross-entropy against Pass@N",
     _SFT_FEW,
     warm_up_steps=32,
-    objectives=_PASS_OBJECTIVES,
+    objectives=compared.PASS_OBJECTIVES,
     seeds=(0,),
     sampling=RolloutConfig(num_rollouts=32, max_completion_length=8),
     evaluation=EvaluationConfig(num_prompts=64, num_samples=64),
-    reward=_SUMS_REWARD,
+    reward=sums.ANSWER_REWARD,
     published=published.SUPERVISED_PASS,
   ),
   "cat-majority-quickstart": BranchExperiment(
     "SmolLM2 on worked sums: cross-entropy against majority votes",
     _WORKED,
     warm_up_steps=60,
-    objectives=_MAJORITY_OBJECTIVES,
+    objectives=compared.MAJORITY_OBJECTIVES,
     seeds=(0,),
     sampling=RolloutConfig(num_rollouts=32, max_completion_length=40),
     evaluation=EvaluationConfig(num_prompts=32, num_samples=64),
-    reward=_WORKED_REWARD,
+    reward=sums.WORKED_REWARD,
     metric="majority",
     published=published.SUPERVISED_MAJORITY,
   ),
@@ -128,7 +111,7 @@ BRANCHES: Mapping[str, BranchExperiment] = {
     "Mistral-7B on MATH: cross-entropy against Pass@N, the paper's settings",
     _SFT_MATH,
     warm_up_steps=2500,
-    objectives=_PASS_OBJECTIVES,
+    objectives=compared.PASS_OBJECTIVES,
     seeds=(0,),
     sampling=_MATH_SAMPLING,
     evaluation=EvaluationConfig(num_prompts=500, num_samples=64),
@@ -143,7 +126,7 @@ BRANCHES: Mapping[str, BranchExperiment] = {
       data=dataclasses.replace(_SFT_MATH.data, target="solution", levels=(1, 2, 3)),
     ),
     warm_up_steps=2500,
-    objectives=_MAJORITY_OBJECTIVES,
+    objectives=compared.MAJORITY_OBJECTIVES,
     seeds=(0,),
     sampling=_MATH_SAMPLING,
     evaluation=EvaluationConfig(num_prompts=500, num_samples=128),
@@ -169,28 +152,13 @@ _RL = RunConfig(
   steps=60,
   model=_SFT.model,
   data=DataConfig(prompts=sums.TWO_TERMS, chat=False, max_prompt_length=40, prompts_per_step=4),
-  reward=_SUMS_REWARD,
+  reward=sums.ANSWER_REWARD,
   sampling=RolloutConfig(num_rollouts=16, max_completion_length=8),
   objective=ObjectiveConfig(kl_coefficient=0.05),
   optimizer=OptimizerConfig(learning_rate=2e-5),
   checkpoint=CheckpointConfig(every=30, keep=1, final_policy="last"),
   validation=ValidationConfig(every=0),
   evaluation=EvaluationConfig(num_prompts=64, num_samples=128),
-)
-_PASS_RULES = (
-  "grpo:normalize=true",
-  "cat_pass_at_n:budget=4",
-  "cat_pass_at_n:budget=16",
-)
-_VOTE_RULES = (
-  "cat_majority:budget=4,silence_penalty=0.5",
-  "cat_majority:budget=8,silence_penalty=0.5",
-)
-_MORE_RULES = (
-  "cat_pass_at_n:budget=4,log_weighted=false",
-  "cat_pass_at_n:budget=16,log_weighted=false",
-  "max_at_k:k=8,normalize=true",
-  "tea:budget=16",
 )
 _RL_MATH = RunConfig(
   run_folder="runs/cat-rl-math",
@@ -220,7 +188,9 @@ _RL_MATH_WARM_UP = dataclasses.replace(
 REWARDED: Mapping[str, RewardedExperiment] = {
   "cat-rl-quickstart": RewardedExperiment(
     Preset(
-      "SmolLM2 on sums: GRPO against Pass@N and majority votes", _RL, _PASS_RULES + _VOTE_RULES
+      "SmolLM2 on sums: GRPO against Pass@N and majority votes",
+      _RL,
+      compared.PASS_RULES + compared.VOTE_RULES,
     ),
     {"cross_entropy": (_warm_up(_SFT_TWO, "runs/cat-rl-quickstart/warm_up"),)},
     budgets=(1, 4, 8, 16, 32),
@@ -230,7 +200,7 @@ REWARDED: Mapping[str, RewardedExperiment] = {
     Preset(
       "SmolLM2 on sums: every rule that applies, three seeds",
       dataclasses.replace(_RL, run_folder="runs/cat-rl-all"),
-      _PASS_RULES + _VOTE_RULES + _MORE_RULES,
+      compared.PASS_RULES + compared.VOTE_RULES + compared.MORE_RULES,
       seeds=(0, 1, 2),
     ),
     {"cross_entropy": (_warm_up(_SFT_TWO, "runs/cat-rl-all/warm_up"),)},
@@ -258,7 +228,11 @@ REWARDED: Mapping[str, RewardedExperiment] = {
     published={"pass": published.WARM_UPS_PASS},
   ),
   "cat-rl-math": RewardedExperiment(
-    Preset("Mistral-7B on MATH: GRPO against Pass@N, the paper's settings", _RL_MATH, _PASS_RULES),
+    Preset(
+      "Mistral-7B on MATH: GRPO against Pass@N, the paper's settings",
+      _RL_MATH,
+      compared.PAPER_PASS_RULES,
+    ),
     {"cross_entropy": (_warm_up(_RL_MATH_WARM_UP, "runs/cat-rl-math/warm_up", steps=0),)},
     budgets=(1, 8, 16, 32),
     metrics=("pass",),
@@ -274,7 +248,7 @@ REWARDED: Mapping[str, RewardedExperiment] = {
         objective=ObjectiveConfig(),
         evaluation=EvaluationConfig(num_prompts=150, num_samples=16),
       ),
-      ("grpo:normalize=true", *_VOTE_RULES),
+      (compared.PASS_RULES[0], *compared.PAPER_VOTE_RULES),
     ),
     {
       "cross_entropy": (

@@ -10,19 +10,15 @@ Source: arXiv 2604.24957, appendices L and M; residue frequencies of UniProtKB/S
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from tea_jax.data.prompts import Prompt, make_prompt
 from tea_jax.data.supervised import Pair
-from tea_jax.models.causal_lm import init_params
-from tea_jax.models.config import ModelConfig
 from tea_jax.models.policy import Policy
 from tea_jax.rewards.proteins import AMINO_ACIDS, HYDROPHOBIC
-from tea_jax.runtime.keys import make_key
+from tea_jax.studies.compute_aligned.letters import START, letter_policy
 
-END, START = "<end>", "<start>"
 # The frame of the conditional task, `Input: <sequence> \\n Output:`, a token each.
 _FRAME = ("Input:", "Output:")
 # Percent of the residues of Swiss-Prot.
@@ -39,47 +35,7 @@ MIN_RESIDUES, MAX_RESIDUES = 40, 48
 
 def protein_policy(*, seed: int = 0) -> Policy:
   """An untrained GPT-2 with a token for each residue, in float32."""
-  words = [END, START, *_FRAME, *AMINO_ACIDS]
-  config = ModelConfig(
-    architecture="GPT2",
-    vocab_size=len(words),
-    hidden_size=128,
-    intermediate_size=512,
-    num_layers=3,
-    num_heads=4,
-    num_kv_heads=4,
-    head_dim=32,
-    max_positions=128,
-    eos_token_ids=(0,),
-    pad_token_id=0,
-    tie_embeddings=True,
-    norm="layer",
-    position="learned",
-    gated_mlp=False,
-    mlp_bias=True,
-    attention_bias=True,
-    output_bias=True,
-    activation="gelu_tanh",
-  )
-  params = init_params(config, make_key(seed))
-  return Policy(config=config, params=params, tokenizer=protein_tokenizer(words))
-
-
-def protein_tokenizer(words: list[str]) -> Any:
-  """A tokenizer of single letters; text is a sequence, with or without white space."""
-  import tokenizers
-  from transformers import PreTrainedTokenizerFast
-
-  vocabulary = {word: index for index, word in enumerate(words)}
-  model = tokenizers.models.WordLevel(vocabulary, unk_token=START)
-  letters = tokenizers.Tokenizer(model)
-  letters.add_special_tokens([END, START, *_FRAME])
-  letters.normalizer = tokenizers.normalizers.Replace(tokenizers.Regex(r"\s"), "")
-  letters.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
-  letters.decoder = tokenizers.decoders.Fuse()
-  return PreTrainedTokenizerFast(
-    tokenizer_object=letters, eos_token=END, unk_token=START, bos_token=START
-  )
+  return letter_policy(AMINO_ACIDS, words=_FRAME, seed=seed)
 
 
 def natural_sequences(count: int, *, seed: int = 0) -> list[str]:

@@ -47,6 +47,8 @@ class RewardedExperiment:
       runs of one folder are trained once.
     budgets: k of the tables.
     metrics: the tables, "pass" and "majority".
+    make_policy: makes the policy that the warm-ups start from; None for a model that exists, by the
+      name in their config.
     published: metric -> the paper's curves in percent.
   """
 
@@ -54,6 +56,7 @@ class RewardedExperiment:
   warm_ups: Mapping[str, tuple[SupervisedConfig, ...]]
   budgets: tuple[int, ...]
   metrics: tuple[Metric, ...] = ("pass", "majority")
+  make_policy: Callable[[], Policy] | None = None
   published: Mapping[str, Mapping[str, published.Curve]] = dataclasses.field(default_factory=dict)
 
   def with_preset(self, preset: Preset) -> RewardedExperiment:
@@ -89,7 +92,7 @@ def run_rewarded(
   folder = pathlib.Path(preset.config.run_folder)
   first = next(iter(experiment.warm_ups.values()))[0]
   splits = splits or load_pair_splits(first.data)
-  policy = policy or load_run_policy(first)
+  policy = policy or (experiment.make_policy or (lambda: load_run_policy(first)))()
   prompts = {name: [pair.prompt for pair in pairs] for name, pairs in splits.items()}
   reward = preset.config.reward.build()
   runs = {}
