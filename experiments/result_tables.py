@@ -252,6 +252,15 @@ TABLES: dict[str, Callable[[], str]] = {
   "proteins_conditional": lambda: protein_table(
     read("cat_protein/conditional"), against="grpo:normalize=true", at=16
   ),
+  "small_sft": lambda: answer_table("cat_small/sft"),
+  "small_sft_minus": lambda: answer_table("cat_small/sft", minus=True),
+  "small_majority_minus": lambda: answer_table("cat_small/majority", "majority", minus=True),
+  "small_sweep_minus": lambda: answer_table("cat_small/sweep", "majority", minus=True),
+  "small_rl_pass": lambda: answer_table("cat_small/rewarded", "pass"),
+  "small_rl_pass_minus": lambda: answer_table("cat_small/rewarded", "pass", minus=True),
+  "small_rl_majority_minus": lambda: answer_table("cat_small/rewarded", "majority", minus=True),
+  "small_warm_ups": lambda: answer_table("cat_small/warm_ups", "pass"),
+  "small_warm_ups_minus": lambda: answer_table("cat_small/warm_ups", "pass", minus=True),
   "supervised_sums": lambda: answer_table("cat_sft/branches"),
   "supervised_sums_minus": lambda: answer_table("cat_sft/branches", minus=True),
   "supervised_sums_one_seed": lambda: answer_table("cat_sft/one_seed"),

@@ -14,7 +14,7 @@ def test_killed_and_damaged_jobs_end_with_the_same_bytes_or_a_named_refusal(tmp_
   # In a process of its own: it forks, which one that has used JAX must not.
   code = (
     "import pathlib, sys; from tests.benchmarks.kills import campaign\n"
-    "for what in campaign(pathlib.Path(sys.argv[1]), seed=int(sys.argv[2]), trials=5):\n"
+    "for what in campaign(pathlib.Path(sys.argv[1]), seed=int(sys.argv[2]), trials=3):\n"
     "  print('END', what)"
   )
   seed = os.environ.get("TEA_JAX_KILL_SEED", "0")

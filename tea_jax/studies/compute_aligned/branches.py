@@ -179,8 +179,8 @@ def summarize(
 
   Returns:
     `curves` (objective -> seeds x budgets, in percent), `minus_first` (see `differences`),
-    `crossovers` (rows of small, large, predicted and measured budget; the last is None where the
-    curves do not cross).
+    `crossovers` (rows of small, large, predicted and measured budget, the last of all k up to the
+    largest budget; None where the curves do not cross).
   """
   budgets, metric = experiment.budgets, experiment.metric
   pattern = experiment.reward.answer_pattern
@@ -189,29 +189,39 @@ def summarize(
     return budget_curves(one, budgets, metric=metric, answer_pattern=pattern)
 
   curves = {name: np.stack([curve(one) for one in group]) for name, group in records.items()}
-  means = {
-    parse_objective(name).strategy.budget: curves[name].mean(axis=(0, 1))
-    for name in experiment.objectives
-  }
-  crossovers = []
-  for small, large in itertools.pairwise(sorted(means)) if metric == "pass" else ():
-    above = np.flatnonzero(means[large] >= means[small])
-    crossovers.append(
-      {
-        "small": small,
-        "large": large,
-        "predicted": crossover_budget(small, large),
-        "measured": budgets[above[0]] if above.size else None,
-      }
-    )
   return {
     "budgets": list(budgets),
     "metric": metric,
     "seeds": list(experiment.seeds),
     "curves": {name: values.mean(axis=1).tolist() for name, values in curves.items()},
     "minus_first": differences(curves, experiment.objectives[0], budgets),
-    "crossovers": crossovers,
+    "crossovers": _crossovers(experiment, records) if metric == "pass" else [],
   }
+
+
+def _crossovers(
+  experiment: BranchExperiment, records: Mapping[str, Sequence[Records]]
+) -> list[dict[str, Any]]:
+  """Where the curve of each objective overtakes that of the next smaller budget, first k."""
+  every = range(1, max(experiment.budgets) + 1)
+  means = {
+    parse_objective(name).strategy.budget: np.mean(
+      [budget_curves(one, every, metric="pass") for one in records[name]], axis=(0, 1)
+    )
+    for name in experiment.objectives
+  }
+  found = []
+  for small, large in itertools.pairwise(sorted(means)):
+    above = np.flatnonzero(means[large] >= means[small])
+    found.append(
+      {
+        "small": small,
+        "large": large,
+        "predicted": crossover_budget(small, large),
+        "measured": every[above[0]] if above.size else None,
+      }
+    )
+  return found
 
 
 def _report(experiment: BranchExperiment, found: Mapping[str, Any]) -> str:

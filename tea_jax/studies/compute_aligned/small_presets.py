@@ -52,37 +52,29 @@ _SFT_FEW = dataclasses.replace(
   data=dataclasses.replace(_SFT.data, limit=1000),
   optimizer=OptimizerConfig(learning_rate=2e-3, schedule="linear"),
 )
-_WORKED = dataclasses.replace(
-  _SFT,
-  run_folder="runs/cat-majority-small",
-  data=dataclasses.replace(_SFT.data, target="solution", max_length=48),
-)
 _EVALUATION = EvaluationConfig(num_prompts=256, num_samples=64)
 
+_PASS = BranchExperiment(
+  "A small model on sums: cross-entropy against Pass@N",
+  _SFT_FEW,
+  warm_up_steps=500,
+  objectives=compared.PASS_OBJECTIVES,
+  seeds=(0,),
+  sampling=RolloutConfig(num_rollouts=64, max_completion_length=6),
+  evaluation=EvaluationConfig(num_prompts=256, num_samples=128),
+  reward=sums.ANSWER_REWARD,
+  make_policy=sums.sum_policy,
+  published=published.SUPERVISED_PASS,
+)
+
 SMALL_BRANCHES: Mapping[str, BranchExperiment] = {
-  "cat-sft-small": BranchExperiment(
-    "A small model on sums: cross-entropy against Pass@N",
-    _SFT_FEW,
-    warm_up_steps=500,
-    objectives=compared.PASS_OBJECTIVES,
-    seeds=(0,),
-    sampling=RolloutConfig(num_rollouts=64, max_completion_length=6),
-    evaluation=EvaluationConfig(num_prompts=256, num_samples=128),
-    reward=sums.ANSWER_REWARD,
-    make_policy=sums.sum_policy,
-    published=published.SUPERVISED_PASS,
-  ),
-  "cat-majority-small": BranchExperiment(
-    "A small model on worked sums: cross-entropy against majority votes",
-    _WORKED,
-    warm_up_steps=1000,
+  "cat-sft-small": _PASS,
+  "cat-majority-small": dataclasses.replace(
+    _PASS,
+    about="A small model on sums: cross-entropy against majority votes",
+    config=dataclasses.replace(_SFT_FEW, run_folder="runs/cat-majority-small"),
     objectives=compared.MAJORITY_OBJECTIVES,
-    seeds=(0,),
-    sampling=RolloutConfig(num_rollouts=64, max_completion_length=36),
-    evaluation=_EVALUATION,
-    reward=sums.WORKED_REWARD,
     metric="majority",
-    make_policy=sums.sum_policy,
     published=published.SUPERVISED_MAJORITY,
   ),
 }
