@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tea_jax.evaluation.report_tables import markdown_table
 from tea_jax.studies.alignment.stored import cosine_table, pools_table
+from tea_jax.studies.compute_aligned import compared
 from tea_jax.studies.compute_aligned.answer_curves import Metric, curve_table, difference_table
 from tea_jax.studies.compute_aligned.stored import protein_table
 from tea_jax.studies.gaussian_tail.stored import diagnostic_table
@@ -35,6 +36,7 @@ DOOR = {
   "tea:budget=64": "TEA, N = 64",
   "max_at_k:k=16,normalize=true": "max@16",
 }
+MAIN_RULES = (*compared.PASS_RULES, compared.VOTE_RULES[-1], compared.PAPER_PASS_RULES[-1])
 WEAKER = ("grpo, KL coefficient 1.4", "grpo, KL coefficient 1")
 
 
@@ -42,12 +44,15 @@ def stored(name: str) -> StoredComparison:
   return StoredComparison(RESULTS / f"{name}.json", BUDGETS)
 
 
-def answer_table(name: str, metric: Metric = "pass", *, minus: bool = False) -> str:
-  """pass@k or maj@k of stored answers, or the differences to the first that was compared."""
+def answer_table(
+  name: str, metric: Metric = "pass", *, minus: bool = False, shown: Sequence[str] = ()
+) -> str:
+  """pass@k or maj@k of stored answers, or differences to the first, of those `shown` (all)."""
   found = read(name)
   kept = found.get(metric, found)  # of one metric or of several
   if minus:
-    return difference_table(kept["minus_first"], found["budgets"], metric=metric)
+    differences = {n: d for n, d in kept["minus_first"].items() if not shown or n in shown}
+    return difference_table(differences, found["budgets"], metric=metric)
   return curve_table(kept["curves"], found["budgets"], metric=metric)
 
 
@@ -254,11 +259,14 @@ TABLES: dict[str, Callable[[], str]] = {
   ),
   "small_sft": lambda: answer_table("cat_small/sft"),
   "small_sft_minus": lambda: answer_table("cat_small/sft", minus=True),
-  "small_majority_minus": lambda: answer_table("cat_small/majority", "majority", minus=True),
-  "small_sweep_minus": lambda: answer_table("cat_small/sweep", "majority", minus=True),
-  "small_rl_pass": lambda: answer_table("cat_small/rewarded", "pass"),
-  "small_rl_pass_minus": lambda: answer_table("cat_small/rewarded", "pass", minus=True),
-  "small_rl_majority_minus": lambda: answer_table("cat_small/rewarded", "majority", minus=True),
+  "small_votes": lambda: answer_table("cat_small/majority", "majority"),
+  "small_votes_minus": lambda: answer_table("cat_small/majority", "majority", minus=True),
+  "small_rl_pass": lambda: answer_table("cat_small/rewarded"),
+  "small_rl_pass_minus": lambda: answer_table("cat_small/rewarded", minus=True, shown=MAIN_RULES),
+  "small_rl_majority": lambda: answer_table("cat_small/rewarded", "majority"),
+  "small_rl_majority_minus": lambda: answer_table(
+    "cat_small/rewarded", "majority", minus=True, shown=MAIN_RULES
+  ),
   "small_warm_ups": lambda: answer_table("cat_small/warm_ups", "pass"),
   "small_warm_ups_minus": lambda: answer_table("cat_small/warm_ups", "pass", minus=True),
   "supervised_sums": lambda: answer_table("cat_sft/branches"),

@@ -44,10 +44,8 @@ def accuracy_rows(
     passed = [np.mean([pass_at_k(c, k) for c in correct], axis=0) for k in budgets]
     rows.append([name, "pass@k", *map(_percent, passed)])
     if any(a is not None for table in answers for row in table for a in row):
-      voted = [
-        np.mean([majority_at_k(a, c, k) for a, c in zip(answers, correct)], axis=0) for k in budgets
-      ]
-      rows.append([name, "maj@k", *map(_percent, voted)])
+      voted = np.mean([majority_at_k(a, c, budgets) for a, c in zip(answers, correct)], axis=0)
+      rows.append([name, "maj@k", *map(_percent, voted.T)])
   return rows
 
 

@@ -35,7 +35,7 @@ def budget_curves(
     return 100 * np.stack([pass_at_k(correct, k) for k in budgets], axis=1)
   read = answer_reader(answer_pattern)
   answers = [[read(text) for text in row] for row in records.samples.completions]
-  return 100 * np.stack([majority_at_k(answers, correct, k) for k in budgets], axis=1)
+  return 100 * majority_at_k(answers, correct, budgets)
 
 
 def differences(
