@@ -267,8 +267,8 @@ TABLES: dict[str, Callable[[], str]] = {
   "small_rl_majority_minus": lambda: answer_table(
     "cat_small/rewarded", "majority", minus=True, shown=MAIN_RULES
   ),
-  "small_warm_ups": lambda: answer_table("cat_small/warm_ups", "pass"),
-  "small_warm_ups_minus": lambda: answer_table("cat_small/warm_ups", "pass", minus=True),
+  "small_warm_ups": lambda: answer_table("cat_small/warm_ups"),
+  "small_warm_ups_minus": lambda: answer_table("cat_small/warm_ups", minus=True),
   "supervised_sums": lambda: answer_table("cat_sft/branches"),
   "supervised_sums_minus": lambda: answer_table("cat_sft/branches", minus=True),
   "supervised_sums_one_seed": lambda: answer_table("cat_sft/one_seed"),

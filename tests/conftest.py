@@ -53,16 +53,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache_of_the_session(tmp_path_factory):
-  """Files under test, and the processes that run them, share compiled programs through a folder.
+  """Files under test share compiled programs through a folder of the session.
 
   The scripts under test keep theirs there too, not in the home of whoever runs the tests.
   """
-  folder = tmp_path_factory.getbasetemp()
-  if "PYTEST_XDIST_WORKER" in os.environ:
-    folder = folder.parent
   with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("TEA_JAX_CACHE", str(folder / "scripts_cache"))
-    jax.config.update("jax_compilation_cache_dir", str(folder / "cache"))
+    patch.setenv("TEA_JAX_CACHE", str(tmp_path_factory.mktemp("scripts_cache")))
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     yield

@@ -52,6 +52,7 @@ _SFT_FEW = dataclasses.replace(
   data=dataclasses.replace(_SFT.data, limit=1000),
   optimizer=OptimizerConfig(learning_rate=2e-3, schedule="linear"),
 )
+_TWO_WARM_UPS = "runs/cat-rl-warm-ups-small"
 _EVALUATION = EvaluationConfig(num_prompts=256, num_samples=64)
 
 _PASS = BranchExperiment(
@@ -80,11 +81,11 @@ SMALL_BRANCHES: Mapping[str, BranchExperiment] = {
 }
 
 
-def _warm_up(
-  folder: str, steps: int, objective: SupervisedObjectiveConfig | None = None
-) -> SupervisedConfig:
-  objective = objective or SupervisedObjectiveConfig()
-  return dataclasses.replace(_SFT, run_folder=folder, steps=steps, objective=objective)
+def _of_two(last: str, objective: SupervisedObjectiveConfig) -> tuple[SupervisedConfig, ...]:
+  """A shared warm-up by cross-entropy, and one by the objective after it."""
+  shared = dataclasses.replace(_SFT_FEW, run_folder=f"{_TWO_WARM_UPS}/warm_up")
+  folder = f"{_TWO_WARM_UPS}/warm_up-{last}"
+  return shared, dataclasses.replace(_SFT_FEW, run_folder=folder, objective=objective)
 
 
 _RL = RunConfig(
@@ -102,9 +103,6 @@ _RL = RunConfig(
   logging=LoggingConfig(live=False, samples_every=100),
 )
 
-_BASE_STEPS = 500
-_SECOND = "runs/cat-rl-warm-ups-small"
-_SHARED = _warm_up(f"{_SECOND}/warm_up", _BASE_STEPS)
 _PUBLISHED = {"pass": published.REWARDED_PASS, "majority": published.REWARDED_MAJORITY}
 
 SMALL_REWARDED: Mapping[str, RewardedExperiment] = {
@@ -114,7 +112,7 @@ SMALL_REWARDED: Mapping[str, RewardedExperiment] = {
       _RL,
       compared.PASS_RULES + compared.VOTE_RULES,
     ),
-    {"cross_entropy": (_warm_up("runs/cat-rl-small/warm_up", 2 * _BASE_STEPS),)},
+    {"cross_entropy": (dataclasses.replace(_SFT, run_folder="runs/cat-rl-small/warm_up"),)},
     budgets=_BUDGETS,
     make_policy=sums.sum_policy,
     published=_PUBLISHED,
@@ -126,7 +124,7 @@ SMALL_REWARDED: Mapping[str, RewardedExperiment] = {
       compared.PASS_RULES + compared.VOTE_RULES + compared.MORE_RULES,
       seeds=(0, 1, 2),
     ),
-    {"cross_entropy": (_warm_up("runs/cat-rl-small-all/warm_up", 2 * _BASE_STEPS),)},
+    {"cross_entropy": (dataclasses.replace(_SFT, run_folder="runs/cat-rl-small-all/warm_up"),)},
     budgets=_BUDGETS,
     make_policy=sums.sum_policy,
     published=_PUBLISHED,
@@ -134,20 +132,13 @@ SMALL_REWARDED: Mapping[str, RewardedExperiment] = {
   "cat-rl-warm-ups-small": RewardedExperiment(
     Preset(
       "A small model on sums: the same GRPO after cross-entropy and after Pass@16",
-      dataclasses.replace(_RL, run_folder=_SECOND),
+      dataclasses.replace(_RL, run_folder=_TWO_WARM_UPS),
       ("grpo:normalize=true",),
       seeds=(0, 1, 2),
     ),
     {
-      "cross_entropy": (_SHARED, _warm_up(f"{_SECOND}/warm_up-cross_entropy", _BASE_STEPS)),
-      "pass_at_16": (
-        _SHARED,
-        _warm_up(
-          f"{_SECOND}/warm_up-pass_at_16",
-          _BASE_STEPS,
-          SupervisedObjectiveConfig("pass_at_n", budget=16),
-        ),
-      ),
+      "cross_entropy": _of_two("cross_entropy", SupervisedObjectiveConfig()),
+      "pass_at_16": _of_two("pass_at_16", SupervisedObjectiveConfig("pass_at_n", budget=16)),
     },
     budgets=(1, 2, 4, 8, 16, 32, 64),
     metrics=("pass",),
