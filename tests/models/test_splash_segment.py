@@ -76,6 +76,7 @@ def test_any_shape_gives_the_blocks_answer(kv_heads, shared, **shape):
   assert_segments_agree(kv_heads=kv_heads, heads=kv_heads * shared, **shape)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interpreted")
 def test_whole_attention_has_the_plain_values_and_gradients():
   arrays, lengths = inputs(time=12, prompt_time=20, width=16)

@@ -25,10 +25,11 @@ def generate(sampling, *, model=MODEL, **options):
 @pytest.mark.parametrize(
   "sampling",
   [
-    pytest.param(SAMPLING, id="whole caches", marks=pytest.mark.slow),
+    pytest.param(SAMPLING, id="whole caches"),
     pytest.param(dataclasses.replace(SAMPLING, cache_buckets=3, compactions=2), id="moving"),
   ],
 )
+@pytest.mark.slow
 def test_the_kernel_draws_the_same_tokens(sampling):
   by_kernel = dataclasses.replace(sampling, decode_attention="pallas")
   found, expected = generate(by_kernel), generate(SAMPLING)

@@ -57,7 +57,9 @@ def test_rows_take_their_own_along_and_places_left_over_are_done():
   np.testing.assert_array_equal(drawn[:, :3], uniforms[:, [0, 3, 7]])
 
 
-@pytest.mark.parametrize("prompts, rollouts", [(4, 8), (3, 5), (1, 1)])
+@pytest.mark.parametrize(
+  "prompts, rollouts", [pytest.param(4, 8, marks=pytest.mark.slow), (3, 5), (1, 1)]
+)
 def test_rows_that_move_draw_the_same_tokens(prompts, rollouts):
   policy = tiny.tiny_policy(SMALL)
   texts = [[1 + i, 2, 3][: 1 + i % 3] for i in range(prompts)]

@@ -126,6 +126,7 @@ def test_going_on_keeps_the_controller(tmp_path, policy):
   assert len(set(coefficients)) == 4
 
 
+@pytest.mark.slow
 def test_the_target_also_steers_a_kl_in_the_reward(tmp_path, policy):
   objective = {
     "kl_coefficient": 0.1,
