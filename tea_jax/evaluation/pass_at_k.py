@@ -93,19 +93,21 @@ def majority_winners(
     >>> majority_winners(["4", "5", None, "4"], np.array([[2, 1, 0, 3]]), (1, 3, 4)).tolist()
     [[-1, 1, 0]]
   """
+  winners = np.full((len(draws), len(budgets)), -1, np.int64)
   valid = sorted({str(answer) for answer in answers if answer is not None})
+  if not valid:
+    return winners
   number = {answer: i for i, answer in enumerate(valid)}
   # Completions without an answer vote in a last column, which is not looked at.
   ids = np.array([len(valid) if answer is None else number[str(answer)] for answer in answers])
   rows, width = np.arange(len(draws)), draws.shape[1]
   votes = np.zeros((len(draws), len(valid) + 1), np.int64)
   first = np.full(votes.shape, width, np.int64)
-  winners = np.full((len(draws), len(budgets)), -1, np.int64)
   for j in range(width):
     voted = ids[draws[:, j]]
     votes[rows, voted] += 1
     first[rows, voted] = np.minimum(first[rows, voted], j)
-    for column in np.flatnonzero(np.equal(budgets, j + 1)) if valid else ():
+    for column in np.flatnonzero(np.equal(budgets, j + 1)):
       # More votes win; of equally many, the answer that came first.
       best = np.argmax(votes[:, :-1] * (width + 1) - first[:, :-1], axis=1)
       some = votes[rows, best] > 0

@@ -72,6 +72,11 @@ def test_no_answers_fail_and_all_correct_win():
   np.testing.assert_array_equal(majority_at_k(answers, correct, [3]), [[0.0], [1.0]])
 
 
+def test_a_draw_without_answers_fails_where_the_last_completion_is_right():
+  answers, correct = [[None, None, None, "7"]], np.array([[False, False, False, True]])
+  np.testing.assert_allclose(majority_at_k(answers, correct, [2, 4]), [[0.5, 1.0]], atol=0.1)
+
+
 def test_majority_is_reproducible_and_paired_by_prompt():
   answers = [ANSWERS, ANSWERS]
   correct = np.repeat(CORRECT, 2, axis=0)
