@@ -69,11 +69,9 @@ def work(arguments: list[str]) -> None:
   from tea_jax.studies.compute_aligned.protein_presets import PROTEINS
   from tea_jax.studies.compute_aligned.protein_runs import run_proteins
   from tea_jax.studies.compute_aligned.rewarded_runs import run_rewarded
-  from tea_jax.studies.compute_aligned.small_presets import SMALL_BRANCHES, SMALL_REWARDED
 
-  branches, rewarded = {**BRANCHES, **SMALL_BRANCHES}, {**REWARDED, **SMALL_REWARDED}
-  presets = {name: each.preset.about for name, each in {**PROTEINS, **rewarded}.items()}
-  presets |= {name: each.about for name, each in branches.items()}
+  presets = {name: each.preset.about for name, each in {**PROTEINS, **REWARDED}.items()}
+  presets |= {name: each.about for name, each in BRANCHES.items()}
   about = "".join(f"\n  {name}: {each}" for name, each in presets.items())
   prog, about = "python -m experiments.compute_aligned", f"{__doc__}\nPresets:{about}"
   flags = tyro.cli(Flags, prog=prog, args=arguments, description=about)
@@ -86,10 +84,10 @@ def work(arguments: list[str]) -> None:
     print(f"report: {write_theory(folder, figure=flags.figure)}")
   elif flags.preset in PROTEINS:
     run_rules(flags, PROTEINS[flags.preset], run_proteins)
-  elif flags.preset in branches:
-    run_branches(flags, branches[flags.preset])
-  elif flags.preset in rewarded:
-    run_rules(flags, rewarded[flags.preset], run_rewarded)
+  elif flags.preset in BRANCHES:
+    run_branches(flags, BRANCHES[flags.preset])
+  elif flags.preset in REWARDED:
+    run_rules(flags, REWARDED[flags.preset], run_rewarded)
   else:
     known = ", ".join(presets)
     raise ValueError(f"unknown preset {flags.preset!r}; use --theory, or one of {known}.")

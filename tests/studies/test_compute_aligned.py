@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import compute_aligned, finetune
+from tea_jax.evaluation.records import Records, Samples
 from tea_jax.rewards.proteins import hydrophobicity
 from tea_jax.rewards.reasoning_gym import ReasoningGymReward
 from tea_jax.runs.groups import EvaluationConfig, RolloutConfig
@@ -19,12 +20,12 @@ from tea_jax.studies.compute_aligned.branches import (
   BranchExperiment,
   parse_objective,
   run_branches,
+  summarize,
 )
 from tea_jax.studies.compute_aligned.presets import BRANCHES, REWARDED
 from tea_jax.studies.compute_aligned.protein_presets import PROTEINS
 from tea_jax.studies.compute_aligned.protein_runs import run_proteins
 from tea_jax.studies.compute_aligned.rewarded_runs import RewardedExperiment, run_rewarded
-from tea_jax.studies.compute_aligned.small_presets import SMALL_BRANCHES, SMALL_REWARDED
 from tests.training import supervised_tiny, tiny
 
 
@@ -60,12 +61,11 @@ def test_gold_pairs_mirror_the_hydrophobic_share():
     assert hydrophobicity(row["completion"]) == pytest.approx(1 - share, abs=0.05)
 
 
-@pytest.mark.parametrize("name", [*BRANCHES, *SMALL_BRANCHES])
+@pytest.mark.parametrize("name", BRANCHES)
 def test_supervised_presets_print_what_they_would_run(name, capsys):
-  experiment = {**BRANCHES, **SMALL_BRANCHES}[name]
   assert compute_aligned.main(["--preset", name, "--dry-run"]) == 0
   shown = capsys.readouterr().out.splitlines()
-  assert all(f"objective: {each}" in shown for each in experiment.objectives)
+  assert all(f"objective: {each}" in shown for each in BRANCHES[name].objectives)
   assert compute_aligned.main(["--preset", name, "--dry-run", "--rules", "pass_at_m"]) == 2
   assert "objective.name='pass_at_m'" in capsys.readouterr().err
 
@@ -75,6 +75,34 @@ def test_objectives_are_read_from_one_word():
   assert (chosen.name, chosen.budget, chosen.threshold) == ("majority", 8, 3)
   with pytest.raises(ValueError, match="'samples=4' is not one of"):
     parse_objective("pass_at_n:samples=4")
+
+
+def test_crossovers_are_measured_between_the_budgets_of_the_table():
+  def records(correct):
+    """Two prompts with eight samples each, so many of them right."""
+    rewards = (np.arange(8) < np.array(correct)[:, None]).astype(np.float64)
+    samples = Samples([["1"] * 8] * 2, np.ones((2, 8)), np.ones((2, 8), bool))
+    return Records(["a", "b"], np.arange(2), samples, rewards, {"reward": "exact"})
+
+  experiment = dataclasses.replace(
+    BRANCHES["cat-sft-small"],
+    objectives=("cross_entropy", "pass_at_n:budget=4", "pass_at_n:budget=16"),
+    budgets=(1, 4, 8),
+  )
+  # pass@1, 2, 3 ...: 1/2, 1/2, 1/2; 1/4, 0.464, 0.643; 1/8, 1/4, 3/8 ... 1.
+  runs = {
+    "cross_entropy": [records([8, 0])],
+    "pass_at_n:budget=4": [records([2, 2])],
+    "pass_at_n:budget=16": [records([1, 1])],
+  }
+  found = summarize(experiment, runs)["crossovers"]
+  assert [(row["small"], row["large"], row["measured"]) for row in found] == [
+    (1, 4, 3),
+    (4, 16, 8),
+  ]
+  assert [row["predicted"] for row in found] == pytest.approx([1.9073, 7.9804], abs=1e-4)
+  never = summarize(experiment, runs | {"pass_at_n:budget=4": [records([0, 0])]})["crossovers"]
+  assert never[0]["measured"] is None
 
 
 @pytest.mark.slow
@@ -198,7 +226,7 @@ def test_bare_sums_fit_the_small_model_and_its_verifiers():
     assert list(reward([row["prompt"]], [row["answer"] + "1"], **columns)) != [1.0]
 
 
-@pytest.mark.parametrize("name", [*REWARDED, *SMALL_REWARDED])
+@pytest.mark.parametrize("name", REWARDED)
 def test_rewarded_presets_print_what_they_would_run(name, capsys):
   assert compute_aligned.main(["--preset", name, "--dry-run"]) == 0
   assert "grpo" in capsys.readouterr().out

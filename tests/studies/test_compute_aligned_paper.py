@@ -81,8 +81,9 @@ def test_supervised_settings_train_a_mistral(name, tmp_path):
     sampling=dataclasses.replace(experiment.sampling, max_completion_length=4),
     evaluation=dataclasses.replace(experiment.evaluation, num_prompts=2),
     reward=REWARD,
+    make_policy=mistral,
   )
-  found = run_branches(experiment, policy=mistral(), splits=pairs())
+  found = run_branches(experiment, splits=pairs())
   assert set(found["curves"]) == {"warm_up", *experiment.objectives}
   assert "published: cross_entropy" in (tmp_path / "report.md").read_text()
 
@@ -99,8 +100,10 @@ def test_reinforcement_settings_train_a_mistral(name, tmp_path):
     label: tuple(short_supervised(run, tmp_path / f"{label}-{i}") for i, run in enumerate(stages))
     for label, stages in experiment.warm_ups.items()
   }
-  experiment = dataclasses.replace(experiment, preset=preset, warm_ups=warm_ups)
-  found = run_rewarded(experiment, policy=mistral(), splits=pairs())
+  experiment = dataclasses.replace(
+    experiment, preset=preset, warm_ups=warm_ups, make_policy=mistral
+  )
+  found = run_rewarded(experiment, splits=pairs())
   (metric,) = experiment.metrics
   assert set(found[metric]["curves"]) == {"base", *preset.rules}
   assert "published: Standard" in (tmp_path / "report.md").read_text()

@@ -95,7 +95,6 @@ def parse_objective(text: str) -> SupervisedObjectiveConfig:
 def run_branches(
   experiment: BranchExperiment,
   *,
-  policy: Policy | None = None,
   splits: Mapping[str, Sequence[Pair]] | None = None,
   say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -105,7 +104,7 @@ def run_branches(
 
   Args:
     experiment: what is compared.
-    policy, splits: instead of those of the config.
+    splits: instead of those of the config.
     say: told what happens, a line at a time.
 
   Returns:
@@ -122,7 +121,7 @@ def run_branches(
     objective=SupervisedObjectiveConfig(),
   )
   say(f"warm-up: {experiment.warm_up_steps} steps of cross-entropy")
-  policy = policy or (experiment.make_policy or (lambda: load_run_policy(config)))()
+  policy = experiment.make_policy() if experiment.make_policy else load_run_policy(config)
   start = train_supervised(warm_up, policy=policy, splits=splits).policy
   records = {WARM_UP: [evaluate(experiment, start, splits["test"], WARM_UP)]}
   for seed in experiment.seeds:

@@ -23,7 +23,7 @@ PAPER_VOTE_RULES = (
   "cat_majority:budget=8,silence_penalty=0.5",
 )
 # On short answers the share of right rollouts is the better p: by the probability of a completion,
-# rare wrong answers get most of the weight, which sharpens the policy. The silence penalty pushes
+# a rare wrong answer keeps its weight even where the prompt is solved. The silence penalty pushes
 # down what is sampled for every prompt that is hard.
 PASS_RULES = (
   "grpo:normalize=true",
@@ -31,7 +31,9 @@ PASS_RULES = (
   "cat_pass_at_n:budget=16,probability=group",
 )
 VOTE_RULES = ("cat_majority:budget=4", "cat_majority:budget=8")
-MORE_RULES = (
+EVERY_RULE = (
+  *PASS_RULES,
+  *VOTE_RULES,
   "cat_pass_at_n:budget=4,probability=group,log_weighted=false",
   "cat_pass_at_n:budget=16,probability=group,log_weighted=false",
   "cat_majority:budget=8,log_weighted=true",

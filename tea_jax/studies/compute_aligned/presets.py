@@ -27,6 +27,7 @@ from tea_jax.runs.supervised import PairConfig, SupervisedConfig, SupervisedObje
 from tea_jax.studies.compute_aligned import compared, published, sums
 from tea_jax.studies.compute_aligned.branches import BranchExperiment
 from tea_jax.studies.compute_aligned.rewarded_runs import RewardedExperiment
+from tea_jax.studies.compute_aligned.small_presets import SMALL_BRANCHES, SMALL_REWARDED
 
 _SFT = SupervisedConfig(
   run_folder="runs/cat-sft-quickstart",
@@ -84,6 +85,7 @@ _MATH_SAMPLING = RolloutConfig(
 )
 
 BRANCHES: Mapping[str, BranchExperiment] = {
+  **SMALL_BRANCHES,
   "cat-sft-quickstart": BranchExperiment(
     "SmolLM2 on sums: cross-entropy against Pass@N",
     _SFT_FEW,
@@ -185,27 +187,27 @@ _RL_MATH_WARM_UP = dataclasses.replace(
   _SFT_MATH, data=dataclasses.replace(_SFT_MATH.data, target="solution"), epochs=1
 )
 
-REWARDED: Mapping[str, RewardedExperiment] = {
-  "cat-rl-quickstart": RewardedExperiment(
-    Preset(
-      "SmolLM2 on sums: GRPO against Pass@N and majority votes",
-      _RL,
-      compared.PASS_RULES + compared.VOTE_RULES,
-    ),
-    {"cross_entropy": (_warm_up(_SFT_TWO, "runs/cat-rl-quickstart/warm_up"),)},
-    budgets=(1, 4, 8, 16, 32),
-    published={"pass": published.REWARDED_PASS, "majority": published.REWARDED_MAJORITY},
+_RULES = RewardedExperiment(
+  Preset(
+    "SmolLM2 on sums: GRPO against Pass@N and majority votes",
+    _RL,
+    compared.PASS_RULES + compared.VOTE_RULES,
   ),
-  "cat-rl-all": RewardedExperiment(
+  {"cross_entropy": (_warm_up(_SFT_TWO, "runs/cat-rl-quickstart/warm_up"),)},
+  budgets=(1, 4, 8, 16, 32),
+  published={"pass": published.REWARDED_PASS, "majority": published.REWARDED_MAJORITY},
+)
+
+REWARDED: Mapping[str, RewardedExperiment] = {
+  **SMALL_REWARDED,
+  "cat-rl-quickstart": _RULES,
+  "cat-rl-all": _RULES.with_preset(
     Preset(
       "SmolLM2 on sums: every rule that applies, three seeds",
       dataclasses.replace(_RL, run_folder="runs/cat-rl-all"),
-      compared.PASS_RULES + compared.VOTE_RULES + compared.MORE_RULES,
+      compared.EVERY_RULE,
       seeds=(0, 1, 2),
-    ),
-    {"cross_entropy": (_warm_up(_SFT_TWO, "runs/cat-rl-all/warm_up"),)},
-    budgets=(1, 4, 8, 16, 32),
-    published={"pass": published.REWARDED_PASS, "majority": published.REWARDED_MAJORITY},
+    )
   ),
   "cat-rl-warm-ups": RewardedExperiment(
     Preset(

@@ -71,7 +71,6 @@ class RewardedExperiment:
 def run_rewarded(
   experiment: RewardedExperiment,
   *,
-  policy: Policy | None = None,
   splits: Mapping[str, Sequence[Pair]] | None = None,
   say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -81,7 +80,7 @@ def run_rewarded(
 
   Args:
     experiment: what is compared.
-    policy, splits: instead of those of the first warm-up's config.
+    splits: instead of those of the first warm-up's config.
     say: told what happens, a line at a time.
 
   Returns:
@@ -92,7 +91,7 @@ def run_rewarded(
   folder = pathlib.Path(preset.config.run_folder)
   first = next(iter(experiment.warm_ups.values()))[0]
   splits = splits or load_pair_splits(first.data)
-  policy = policy or (experiment.make_policy or (lambda: load_run_policy(first)))()
+  policy = experiment.make_policy() if experiment.make_policy else load_run_policy(first)
   prompts = {name: [pair.prompt for pair in pairs] for name, pairs in splits.items()}
   reward = preset.config.reward.build()
   runs = {}

@@ -25,7 +25,6 @@ from tea_jax.studies.compute_aligned.rewarded_runs import RewardedExperiment
 
 _MODEL = PolicyConfig(name="sums-gpt2", remat="none")
 _BARE = "tea_jax.studies.compute_aligned.sums:bare_sums"
-_BUDGETS = (1, 4, 8, 16, 32, 64)
 _SFT = SupervisedConfig(
   run_folder="runs/cat-sft-small",
   steps=1000,
@@ -53,7 +52,6 @@ _SFT_FEW = dataclasses.replace(
   optimizer=OptimizerConfig(learning_rate=2e-3, schedule="linear"),
 )
 _TWO_WARM_UPS = "runs/cat-rl-warm-ups-small"
-_EVALUATION = EvaluationConfig(num_prompts=256, num_samples=64)
 
 _PASS = BranchExperiment(
   "A small model on sums: cross-entropy against Pass@N",
@@ -99,35 +97,31 @@ _RL = RunConfig(
   optimizer=OptimizerConfig(learning_rate=3e-4),
   checkpoint=CheckpointConfig(every=100, keep=1, final_policy="last"),
   validation=ValidationConfig(every=0),
-  evaluation=_EVALUATION,
+  evaluation=EvaluationConfig(num_prompts=256, num_samples=64),
   logging=LoggingConfig(live=False, samples_every=100),
 )
 
-_PUBLISHED = {"pass": published.REWARDED_PASS, "majority": published.REWARDED_MAJORITY}
+_RULES = RewardedExperiment(
+  Preset(
+    "A small model on sums: GRPO against Pass@N and majority votes",
+    _RL,
+    compared.PASS_RULES + compared.VOTE_RULES,
+  ),
+  {"cross_entropy": (dataclasses.replace(_SFT, run_folder="runs/cat-rl-small/warm_up"),)},
+  budgets=(1, 4, 8, 16, 32, 64),
+  make_policy=sums.sum_policy,
+  published={"pass": published.REWARDED_PASS, "majority": published.REWARDED_MAJORITY},
+)
 
 SMALL_REWARDED: Mapping[str, RewardedExperiment] = {
-  "cat-rl-small": RewardedExperiment(
-    Preset(
-      "A small model on sums: GRPO against Pass@N and majority votes",
-      _RL,
-      compared.PASS_RULES + compared.VOTE_RULES,
-    ),
-    {"cross_entropy": (dataclasses.replace(_SFT, run_folder="runs/cat-rl-small/warm_up"),)},
-    budgets=_BUDGETS,
-    make_policy=sums.sum_policy,
-    published=_PUBLISHED,
-  ),
-  "cat-rl-small-all": RewardedExperiment(
+  "cat-rl-small": _RULES,
+  "cat-rl-small-all": _RULES.with_preset(
     Preset(
       "A small model on sums: every rule that applies, three seeds",
       dataclasses.replace(_RL, run_folder="runs/cat-rl-small-all"),
-      compared.PASS_RULES + compared.VOTE_RULES + compared.MORE_RULES,
+      compared.EVERY_RULE,
       seeds=(0, 1, 2),
-    ),
-    {"cross_entropy": (dataclasses.replace(_SFT, run_folder="runs/cat-rl-small-all/warm_up"),)},
-    budgets=_BUDGETS,
-    make_policy=sums.sum_policy,
-    published=_PUBLISHED,
+    )
   ),
   "cat-rl-warm-ups-small": RewardedExperiment(
     Preset(

@@ -1,7 +1,8 @@
-"""Sums with a short worked answer: the chain_sum task, solved a step at a time.
+"""Sums of the chain_sum task: worked a step at a time, or bare for a small model made here.
 
 `data.pairs = "tea_jax.studies.compute_aligned.sums:worked_sums"` with `target = "solution"`; the
-answer that votes stands after `####`, see `ANSWER_PATTERN`.
+answer that votes stands after `####`, see `ANSWER_PATTERN`. `sums:bare_sums` with `target =
+"answer"` is what `sum_policy` reads.
 """
 
 from __future__ import annotations
