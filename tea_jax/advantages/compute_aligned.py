@@ -138,9 +138,9 @@ def cat_pass_at_n(
 
   With `probability="sequence"`, p is the probability of each whole completion. For completions of
   more than a few tokens that is below 1e-30, and every weight is 1 (log-weighted) or N (raw): the
-  published rule, but a constant. Wrong completions are rare at any length, so their weight stays
-  near 1 for prompts that are solved already. `probability="group"` takes the share of correct
-  rollouts, which leaves such prompts alone.
+  published rule, but a constant. A wrong completion that is rare keeps a weight near 1 even where
+  most samples of its prompt are right. `probability="group"` takes the share of correct rollouts,
+  which leaves such prompts alone.
 
   Args:
     budget: N, the number of samples at deployment.
