@@ -22,6 +22,7 @@ from tea_jax.rewards import RewardFunction
 from tea_jax.runs import build
 from tea_jax.runs.config import RunConfig, to_dict
 from tea_jax.runs.datasets import Splits, encode, load_splits
+from tea_jax.runs.groups import RolloutConfig
 from tea_jax.runs.plan import decode_memory
 from tea_jax.runs.presets import Preset
 from tea_jax.runs.supervised import SupervisedConfig
@@ -83,6 +84,7 @@ def train_matched(
   policy: Policy | None = None,
   splits: Splits | None = None,
   reward: RewardFunction | None = None,
+  evaluated: RolloutConfig | None = None,
   say: Callable[[str], None] = print,
 ) -> MatchedRuns:
   """Trains every rule with every seed, evaluates all, and returns the records.
@@ -93,6 +95,7 @@ def train_matched(
   Args:
     preset: config, rules and seeds.
     policy, splits, reward: instead of those of the config.
+    evaluated: how completions of the evaluation are drawn; None for as in training.
     say: told what happens, a line at a time.
 
   Raises:
@@ -103,7 +106,11 @@ def train_matched(
       raise ValueError(f"{name}={values} must name at least one, each once.")
   runs = {(s, r): run_config_of(preset, r, s) for s in preset.seeds for r in preset.rules}
   config = preset.config
-  settings = {"config": to_dict(config), "rules and seeds": [preset.rules, preset.seeds]}
+  tested = dataclasses.replace(config, sampling=evaluated or config.sampling)
+  settings = {
+    "config": [to_dict(config), to_dict(tested)],
+    "rules and seeds": [preset.rules, preset.seeds],
+  }
   processes.require_same(settings, "the comparison")
   mesh = build.run_mesh(config)
   policy = build.spread(policy or build.load_run_policy(config), mesh)
@@ -112,7 +119,7 @@ def train_matched(
   held_out = list(splits["test"])[: config.evaluation.num_prompts]
   if not held_out:
     raise ValueError("the test split has no prompts; set data.num_test.")
-  prompts = encode(held_out, policy, config.data, config.sampling)
+  prompts = encode(held_out, policy, tested.data, tested.sampling)
 
   def evaluate(name: str, params: Any) -> Records:
     samples = config.evaluation.num_samples
@@ -124,7 +131,7 @@ def train_matched(
       params,
       prompts,
       reward,
-      config,
+      tested,
       folder=folder,
       progress=lambda done, total: say(f"evaluating {name}  {clock(done, total)}"),
     )

@@ -1,6 +1,7 @@
 """The presets of the paper on tiny weights of their architectures: adapters, sampling, rules."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -100,13 +101,28 @@ def test_reinforcement_settings_train_a_mistral(name, tmp_path):
     label: tuple(short_supervised(run, tmp_path / f"{label}-{i}") for i, run in enumerate(stages))
     for label, stages in experiment.warm_ups.items()
   }
+  evaluated = experiment.evaluated or preset.config.sampling
+  evaluated = dataclasses.replace(evaluated, max_completion_length=4)
   experiment = dataclasses.replace(
-    experiment, preset=preset, warm_ups=warm_ups, make_policy=mistral
+    experiment, preset=preset, warm_ups=warm_ups, make_policy=mistral, evaluated=evaluated
   )
   found = run_rewarded(experiment, splits=pairs())
   (metric,) = experiment.metrics
   assert set(found[metric]["curves"]) == {"base", *preset.rules}
+  drawn = json.loads((tmp_path / "cross_entropy" / "eval" / "base" / "spec.json").read_text())
+  assert drawn["sampling"]["temperature"] == (0.7 if metric == "pass" else 0.8)
   assert "published: Standard" in (tmp_path / "report.md").read_text()
+
+
+def test_unconditional_proteins_have_the_published_settings():
+  config = PROTEINS["cat-protein-paper"].preset.config
+  assert (config.steps, config.sampling.num_rollouts, config.objective.kl_coefficient) == (
+    300,
+    32,
+    0.3,
+  )
+  assert (config.optimizer.learning_rate, config.sampling.temperature) == (1e-5, 1.2)
+  assert (config.sampling.top_k, config.sampling.max_completion_length) == (50, 64)
 
 
 @pytest.mark.parametrize("name", ["cat-protein-paper", "cat-protein-conditional-paper"])

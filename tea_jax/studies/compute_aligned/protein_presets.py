@@ -113,6 +113,7 @@ PROTEINS: Mapping[str, ProteinExperiment] = {
       dataclasses.replace(
         _PROTEIN,
         run_folder="runs/cat-protein-paper",
+        steps=300,
         model=_PROTGPT2,
         data=DataConfig(
           prompts="<|endoftext|>", chat=False, max_prompt_length=8, prompts_per_step=1

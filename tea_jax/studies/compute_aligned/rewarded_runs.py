@@ -21,6 +21,7 @@ from tea_jax.evaluation.records import Records
 from tea_jax.models.policy import Policy
 from tea_jax.runs.build import load_run_policy
 from tea_jax.runs.datasets import load_pair_splits
+from tea_jax.runs.groups import RolloutConfig
 from tea_jax.runs.presets import Preset
 from tea_jax.runs.supervised import SupervisedConfig
 from tea_jax.runtime import processes
@@ -49,6 +50,7 @@ class RewardedExperiment:
     metrics: the tables, "pass" and "majority".
     make_policy: makes the policy that the warm-ups start from; None for a model that exists, by the
       name in their config.
+    evaluated: how completions of the evaluation are drawn; None for as in training.
     published: metric -> the paper's curves in percent.
   """
 
@@ -57,6 +59,7 @@ class RewardedExperiment:
   budgets: tuple[int, ...]
   metrics: tuple[Metric, ...] = ("pass", "majority")
   make_policy: Callable[[], Policy] | None = None
+  evaluated: RolloutConfig | None = None
   published: Mapping[str, Mapping[str, published.Curve]] = dataclasses.field(default_factory=dict)
 
   def with_preset(self, preset: Preset) -> RewardedExperiment:
@@ -102,7 +105,14 @@ def run_rewarded(
       start = train_supervised(stage, policy=start, splits=splits).policy
     config = dataclasses.replace(preset.config, run_folder=str(folder / name))
     matched = dataclasses.replace(preset, config=config)
-    runs[name] = train_matched(matched, policy=start, splits=prompts, reward=reward, say=say)
+    runs[name] = train_matched(
+      matched,
+      policy=start,
+      splits=prompts,
+      reward=reward,
+      evaluated=experiment.evaluated,
+      say=say,
+    )
   found = summarize(experiment, runs)
   write_text(folder / "rewarded.json", json.dumps(found, indent=1) + "\n")
   write_text(folder / "report.md", _report(experiment, found))
