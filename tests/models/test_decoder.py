@@ -67,12 +67,12 @@ def test_unrolled_gradient_is_linear_in_depth():
 def test_padding_and_layout_options_do_not_change_valid_tokens(name):
   policy = tiny_policy(CONFIGS[name])
   tokens = np.random.default_rng(0).integers(0, 97, (2, 9))
-  expected = policy.hidden_states(policy.params, tokens)
+  expected = jax.jit(policy.hidden_states)(policy.params, tokens)
   padded = np.pad(tokens, ((0, 0), (0, 4)), constant_values=3)
   lengths = np.asarray([9, 9])
   for options in ({}, {"scan_layers": False}, {"remat": "full"}, {"remat": "dots"}):
     other = dataclasses.replace(policy, **options)
-    hidden = other.hidden_states(policy.params, padded, lengths)[:, :9]
+    hidden = jax.jit(other.hidden_states)(policy.params, padded, lengths)[:, :9]
     np.testing.assert_allclose(hidden, expected, atol=2e-5)
 
 

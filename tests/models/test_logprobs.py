@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.extend
 import jax.numpy as jnp
@@ -35,6 +37,10 @@ def as_rows(rollouts, per_token):
     rows[row, start : start + length] = rollouts.completion_tokens[prompt, rollout, :length]
     moved[row, start : start + length] = per_token[prompt, rollout, :length]
   return rows, moved
+
+
+def score_groups(policy, rollouts):
+  return jax.jit(functools.partial(group_logprobs, policy))(policy.params, rollouts).logprobs
 
 
 def naive_logprobs(policy, params, rows, temperature):
@@ -102,11 +108,13 @@ def test_fused_logprobs_and_gradients_equal_naive_ones(name):
 
 def test_group_logprobs_equal_token_logprobs_and_zero_on_padding():
   policy, rollouts = tiny_policy(), make_rollouts()
-  grouped = np.asarray(group_logprobs(policy, policy.params, rollouts).logprobs)
+  grouped = np.asarray(score_groups(policy, rollouts))
   rows, moved = as_rows(rollouts, grouped)
   prompt_lengths = np.repeat(PROMPT_LENGTHS, 3)
   lengths = prompt_lengths + COMPLETION_LENGTHS.reshape(-1)
-  scored = token_logprobs(policy, policy.params, rows, prompt_lengths, lengths)
+  scored = jax.jit(functools.partial(token_logprobs, policy))(
+    policy.params, rows, prompt_lengths, lengths
+  )
   np.testing.assert_allclose(scored.logprobs, moved, atol=2e-5)
   assert scored.entropy is None
   padding = np.arange(6) >= COMPLETION_LENGTHS[..., None]
@@ -118,7 +126,7 @@ def test_padding_tokens_change_nothing():
   policy, rollouts = tiny_policy(), make_rollouts()
   padding = np.arange(6) >= COMPLETION_LENGTHS[..., None]
   other = rollouts._replace(completion_tokens=np.where(padding, 11, rollouts.completion_tokens))
-  first, second = (group_logprobs(policy, policy.params, r).logprobs for r in (rollouts, other))
+  first, second = (score_groups(policy, r) for r in (rollouts, other))
   np.testing.assert_array_equal(first, second)
 
 
@@ -130,7 +138,7 @@ def test_extreme_logits_stay_finite():
     scored = group_logprobs(policy, params, rollouts, temperature=0.01, with_entropy=True)
     return jnp.sum(scored.logprobs) + jnp.sum(scored.entropy)
 
-  value, gradient = jax.value_and_grad(loss)(policy.params)
+  value, gradient = jax.jit(jax.value_and_grad(loss))(policy.params)
   assert np.isfinite(value)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 

@@ -52,11 +52,10 @@ GEMMA = dataclasses.replace(
   num_kv_heads=1,
 )
 CONFIGS = {"llama": LLAMA, "qwen": QWEN, "gpt2": GPT2, "gemma": GEMMA}
-# For tests that compile much: two families that differ in most options, the others when slow.
+# For tests that compile much: one family, the others when slow.
 COSTLY = (
   "llama",
-  "qwen",
-  *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "gemma")),
+  *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen", "gpt2", "gemma")),
 )
 
 

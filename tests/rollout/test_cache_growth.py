@@ -42,16 +42,17 @@ def assert_same(found, expected):
     np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "sampling",
   [
-    pytest.param(LONG, marks=pytest.mark.slow, id="to the limit"),
+    pytest.param(LONG, id="to the limit"),
     pytest.param(
       dataclasses.replace(LONG, stop_tokens=tuple(range(0, 97, 12)), compactions=2), id="compacted"
     ),
   ],
 )
-@pytest.mark.parametrize("buckets", [pytest.param(2, marks=pytest.mark.slow), 5])
+@pytest.mark.parametrize("buckets", [2, 5])
 def test_growing_caches_draw_the_same_tokens(sampling, buckets):
   whole = dataclasses.replace(sampling, compactions=0)
   assert_same(_generate(dataclasses.replace(sampling, cache_buckets=buckets)), _generate(whole))

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import io
 
 import jax
@@ -40,7 +41,8 @@ def test_sampler_and_trainer_agree_on_logprobs(name):
   policy = tiny.tiny_policy(tiny.CONFIGS[name])
   sampling = SamplingConfig(temperature=0.8, max_completion_length=8, stop_tokens=(5, 6, 7))
   rollouts = generate(policy, sampling)
-  trained = group_logprobs(policy, policy.params, rollouts, temperature=0.8).logprobs
+  scored = functools.partial(group_logprobs, policy, temperature=0.8)
+  trained = jax.jit(scored)(policy.params, rollouts).logprobs
   np.testing.assert_allclose(rollouts.logprobs, trained, atol=1e-4)
   np.testing.assert_array_equal(rollouts.logprobs, rollouts.sampling_logprobs)
   padding = np.arange(8) >= rollouts.completion_lengths[..., None]
