@@ -39,6 +39,8 @@ ALL_PROTEIN_RULES = (
   "max_at_k:k=16,normalize=true",
 )
 
+# The paper's KL coefficients weigh the mean over a completion's tokens, ours their sum: 0.3 there is
+# 0.3 / 44 here for completions of 44 tokens.
 _SMALL = PolicyConfig(name="protein-gpt2", remat="none")
 _WARM_UP = SupervisedConfig(
   run_folder="runs/cat-protein/warm_up",
@@ -57,7 +59,7 @@ _PROTEIN = RunConfig(
   data=DataConfig(prompts="start", chat=False, max_prompt_length=64, prompts_per_step=1),
   reward=RewardConfig(functions=("hydrophobic_valley",)),
   sampling=RolloutConfig(num_rollouts=32, max_completion_length=48),
-  objective=ObjectiveConfig(kl_coefficient=0.1),  # [ours]: 0.3 in the paper
+  objective=ObjectiveConfig(kl_coefficient=0.3 / 44),
   optimizer=OptimizerConfig(learning_rate=1e-4),  # [ours]: 1e-5 for ProtGPT2
   checkpoint=CheckpointConfig(every=100, keep=1, final_policy="last"),
   validation=ValidationConfig(every=0),
@@ -69,6 +71,7 @@ _CONDITIONAL = dataclasses.replace(
   run_folder="runs/cat-protein-conditional",
   reward=RewardConfig(functions=("hydrophobic_complement",)),
   sampling=RolloutConfig(num_rollouts=25, max_completion_length=32),
+  objective=ObjectiveConfig(kl_coefficient=0.05 / 32),
   evaluation=EvaluationConfig(num_prompts=64, num_samples=64),
 )
 _CONDITIONAL_RULES = (
@@ -125,7 +128,7 @@ PROTEINS: Mapping[str, ProteinExperiment] = {
           top_k=50,
           allow_truncated_sampling=True,
         ),
-        objective=ObjectiveConfig(kl_coefficient=0.3),
+        objective=ObjectiveConfig(kl_coefficient=0.3 / 64),
         optimizer=_PAPER_OPTIMIZER,
       ),
       ("grpo:normalize=true", *(_CAT.format(budget, "tracked") for budget in (2, 4, 8))),
@@ -140,6 +143,7 @@ PROTEINS: Mapping[str, ProteinExperiment] = {
         run_folder="runs/cat-protein-conditional-paper",
         model=_PROTGPT2,
         sampling=RolloutConfig(num_rollouts=25, max_completion_length=64, temperature=1.3),
+        objective=ObjectiveConfig(kl_coefficient=0.05 / 64),
         optimizer=OptimizerConfig(learning_rate=2e-6),
       ),
       ("grpo:normalize=true", *(_CAT.format(budget, "rank") for budget in (2, 4, 8))),
