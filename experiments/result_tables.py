@@ -273,7 +273,6 @@ TABLES: dict[str, Callable[[], str]] = {
   "small_warm_ups_minus": lambda: answer_table("cat_small/warm_ups", minus=True),
   "supervised_sums": lambda: answer_table("cat_sft/branches"),
   "supervised_sums_minus": lambda: answer_table("cat_sft/branches", minus=True),
-  "supervised_sums_one_seed": lambda: answer_table("cat_sft/one_seed"),
   "majority_sums": lambda: answer_table("cat_majority/branches", "majority"),
   "majority_sums_minus": lambda: answer_table("cat_majority/branches", "majority", minus=True),
   "rewarded_sums_pass": lambda: answer_table("cat_rl/rewarded", "pass"),

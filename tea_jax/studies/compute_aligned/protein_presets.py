@@ -39,8 +39,6 @@ ALL_PROTEIN_RULES = (
   "max_at_k:k=16,normalize=true",
 )
 
-# The paper's KL coefficients weigh the mean over a completion's tokens, ours their sum: 0.3 there is
-# 0.3 / 44 here for completions of 44 tokens.
 _SMALL = PolicyConfig(name="protein-gpt2", remat="none")
 _WARM_UP = SupervisedConfig(
   run_folder="runs/cat-protein/warm_up",
@@ -52,6 +50,8 @@ _WARM_UP = SupervisedConfig(
   checkpoint=CheckpointConfig(every=100, keep=1, final_policy="last"),
   logging=LoggingConfig(live=False),
 )
+# The paper's KL coefficients weigh the mean over a completion's tokens, ours their sum: its 0.3 is
+# 0.3 / 44 here for completions of 44 tokens.
 _PROTEIN = RunConfig(
   run_folder="runs/cat-protein",
   steps=150,
