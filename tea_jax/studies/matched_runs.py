@@ -84,7 +84,7 @@ def train_matched(
   policy: Policy | None = None,
   splits: Splits | None = None,
   reward: RewardFunction | None = None,
-  evaluated: RolloutConfig | None = None,
+  sampling: RolloutConfig | None = None,
   say: Callable[[str], None] = print,
 ) -> MatchedRuns:
   """Trains every rule with every seed, evaluates all, and returns the records.
@@ -95,7 +95,7 @@ def train_matched(
   Args:
     preset: config, rules and seeds.
     policy, splits, reward: instead of those of the config.
-    evaluated: how completions of the evaluation are drawn; None for as in training.
+    sampling: how the completions of the evaluation are drawn; None for as in training.
     say: told what happens, a line at a time.
 
   Raises:
@@ -106,9 +106,10 @@ def train_matched(
       raise ValueError(f"{name}={values} must name at least one, each once.")
   runs = {(s, r): run_config_of(preset, r, s) for s in preset.seeds for r in preset.rules}
   config = preset.config
-  tested = dataclasses.replace(config, sampling=evaluated or config.sampling)
+  evaluated = dataclasses.replace(config, sampling=sampling or config.sampling)
   settings = {
-    "config": [to_dict(config), to_dict(tested)],
+    "config": to_dict(config),
+    "sampling of the evaluation": to_dict(evaluated.sampling),
     "rules and seeds": [preset.rules, preset.seeds],
   }
   processes.require_same(settings, "the comparison")
@@ -119,7 +120,7 @@ def train_matched(
   held_out = list(splits["test"])[: config.evaluation.num_prompts]
   if not held_out:
     raise ValueError("the test split has no prompts; set data.num_test.")
-  prompts = encode(held_out, policy, tested.data, tested.sampling)
+  prompts = encode(held_out, policy, evaluated.data, evaluated.sampling)
 
   def evaluate(name: str, params: Any) -> Records:
     samples = config.evaluation.num_samples
@@ -131,7 +132,7 @@ def train_matched(
       params,
       prompts,
       reward,
-      tested,
+      evaluated,
       folder=folder,
       progress=lambda done, total: say(f"evaluating {name}  {clock(done, total)}"),
     )

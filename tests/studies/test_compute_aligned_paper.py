@@ -101,10 +101,10 @@ def test_reinforcement_settings_train_a_mistral(name, tmp_path):
     label: tuple(short_supervised(run, tmp_path / f"{label}-{i}") for i, run in enumerate(stages))
     for label, stages in experiment.warm_ups.items()
   }
-  evaluated = experiment.evaluated or preset.config.sampling
-  evaluated = dataclasses.replace(evaluated, max_completion_length=4)
+  sampling = experiment.sampling or preset.config.sampling
+  sampling = dataclasses.replace(sampling, max_completion_length=4)
   experiment = dataclasses.replace(
-    experiment, preset=preset, warm_ups=warm_ups, make_policy=mistral, evaluated=evaluated
+    experiment, preset=preset, warm_ups=warm_ups, make_policy=mistral, sampling=sampling
   )
   found = run_rewarded(experiment, splits=pairs())
   (metric,) = experiment.metrics

@@ -242,7 +242,7 @@ REWARDED: Mapping[str, RewardedExperiment] = {
     {"cross_entropy": (_warm_up(_RL_MATH_WARM_UP, "runs/cat-rl-math/warm_up", steps=0),)},
     budgets=(1, 8, 16, 32),
     metrics=("pass",),
-    evaluated=dataclasses.replace(_RL_MATH.sampling, temperature=0.7, top_p=0.9),
+    sampling=dataclasses.replace(_RL_MATH.sampling, temperature=0.7, top_p=0.9),
     published={"pass": published.REWARDED_PASS},
   ),
   "cat-rl-majority-math": RewardedExperiment(

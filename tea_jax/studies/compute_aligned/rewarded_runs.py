@@ -50,7 +50,7 @@ class RewardedExperiment:
     metrics: the tables, "pass" and "majority".
     make_policy: makes the policy that the warm-ups start from; None for a model that exists, by the
       name in their config.
-    evaluated: how completions of the evaluation are drawn; None for as in training.
+    sampling: how the completions of the evaluation are drawn; None for as in training.
     published: metric -> the paper's curves in percent.
   """
 
@@ -59,7 +59,7 @@ class RewardedExperiment:
   budgets: tuple[int, ...]
   metrics: tuple[Metric, ...] = ("pass", "majority")
   make_policy: Callable[[], Policy] | None = None
-  evaluated: RolloutConfig | None = None
+  sampling: RolloutConfig | None = None
   published: Mapping[str, Mapping[str, published.Curve]] = dataclasses.field(default_factory=dict)
 
   def with_preset(self, preset: Preset) -> RewardedExperiment:
@@ -110,7 +110,7 @@ def run_rewarded(
       policy=start,
       splits=prompts,
       reward=reward,
-      evaluated=experiment.evaluated,
+      sampling=experiment.sampling,
       say=say,
     )
   found = summarize(experiment, runs)
